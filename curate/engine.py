@@ -133,7 +133,7 @@ class _Run:
 
 def _run_locked(r: _Run) -> Outcome:
     started, progress = time.monotonic(), r.progress or Progress.silent()
-    warm_kernels(progress)
+    warm_kernels(kernel_modules(r.recipe), progress)
     with disk_errors(r.corpus.root):
         if r.recipe.sample_models is not None and r.is_sample:
             r.recipe.sample_models(r.recipe, r.splits, r.corpus.root, progress.note)
@@ -380,18 +380,24 @@ def _execute(r: _Run, job: Job, schedule: Schedule) -> Iterator[Result]:
     else:
         with cluster(r.workers, r.address) as n_workers:
             _ship_user_modules(job.recipe)
-            check_nodes(r.corpus, r.name)
+            check_nodes(r.corpus, r.name, kernel_modules(job.recipe))
             with _signals():  # again: Ray puts a handler of its own in place of ours when it starts
                 yield from _on_ray(job, schedule, n_workers)
 
 
-def warm_kernels(progress: Progress | None = None) -> float:
-    """Compile what is not compiled yet, before there are workers that would each do it; seconds."""
-    from curate.kernels.warm import compile_all, is_warm
+def kernel_modules(recipe: Recipe) -> tuple[str, ...]:
+    """The kernel modules that a run of this recipe calls."""
+    parts = ("curate.worker", *(part_module(part) for part in (recipe.source, *recipe.steps)))
+    return tuple(sorted({m for part in parts for m in modules_of(part) if m.startswith("curate.kernels.")}))
 
-    if progress is not None and not is_warm():
-        progress.note("compiling the kernels, once on this machine (about half a minute) ...")
-    return compile_all()
+
+def warm_kernels(modules: Sequence[str], progress: Progress | None = None) -> float:
+    """Compile what is not compiled yet, before there are workers that would each do it; seconds."""
+    from curate.kernels.warm import compile_modules, is_warm
+
+    if progress is not None and not is_warm(modules):
+        progress.note("compiling kernels, once on this machine (up to half a minute) ...")
+    return compile_modules(modules)
 
 
 @contextmanager
@@ -455,7 +461,7 @@ def _ship_user_modules(recipe: Recipe) -> None:
         cloudpickle.register_pickle_by_value(sys.modules[name])
 
 
-def check_nodes(corpus: Corpus, run_name: str) -> None:
+def check_nodes(corpus: Corpus, run_name: str, kernels: Sequence[str] = ()) -> None:
     """Every node writes below --out and the driver reads it back, or the run is refused."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -469,7 +475,7 @@ def check_nodes(corpus: Corpus, run_name: str) -> None:
     asked = {
         n["NodeID"]: prove.options(
             num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(n["NodeID"], soft=False)
-        ).remote(str(folder), n["NodeID"], secret)
+        ).remote(str(folder), n["NodeID"], secret, kernels)
         for n in nodes
     }
     for node, ref in asked.items():
@@ -487,13 +493,13 @@ def check_nodes(corpus: Corpus, run_name: str) -> None:
             )
 
 
-def _prove_node(folder: str, node: str, secret: str) -> str:
+def _prove_node(folder: str, node: str, secret: str, kernels: Sequence[str]) -> str:
     """Runs on a node: "" where it reads what the driver wrote and could write beside it. Warms the node's kernels."""
     try:
         if Path(folder, "driver").read_text() != secret:
             return "another folder of the same name"
         Path(folder, node).write_text(secret)
-        warm_kernels()
+        warm_kernels(kernels)
     except OSError as error:
         return str(error.strerror)
     return ""
