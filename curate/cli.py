@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--json", action="store_true", help="as JSON")
     _add_lm(commands)
     _add_classifier(commands)
+    _add_dedup(commands)
     report = _command(commands, "report", _report, "the account of a corpus", "curate report corpus --json")
     report.add_argument("dir", metavar="DIR")
     report.add_argument("--json", action="store_true", help="as JSON, a stable contract")
@@ -114,6 +115,14 @@ def _recipe_name(args: argparse.Namespace) -> str:
 
 
 def _settings(args: argparse.Namespace) -> dict[str, str]:
+    settings = _given(args)
+    if args.languages:
+        settings["language.keep"] = args.languages
+    return settings
+
+
+def _given(args: argparse.Namespace) -> dict[str, str]:
+    """--set NAME.SETTING=VALUE, each."""
     settings: dict[str, str] = {}
     for item in args.settings:
         name, equals, value = item.partition("=")
@@ -122,8 +131,6 @@ def _settings(args: argparse.Namespace) -> dict[str, str]:
 
             raise RecipeError(f"--set {item}: give it as STAGE.SETTING=VALUE, such as language.min_score=0.65")
         settings[name.strip()] = value.strip()
-    if args.languages:
-        settings["language.keep"] = args.languages
     return settings
 
 
@@ -166,6 +173,55 @@ def _plan(args: argparse.Namespace) -> int:
     found = estimate(splits)
     title = args.dump or ", ".join(args.inputs) or "the embedded sample"
     print(json.dumps(found, indent=1) if args.json else plan_text(title, found))
+    return DONE
+
+
+def _add_dedup(commands: Any) -> None:
+    dedup = _command(
+        commands,
+        "dedup",
+        _dedup,
+        "remove duplicate documents from a finished corpus, within and across sources",
+        "curate dedup corpus --by exact,near --set near.threshold=0.8 --dry-run",
+    )
+    dedup.add_argument("dir", metavar="DIR")
+    dedup.add_argument("--by", default="exact,near", metavar="exact,near",
+                       help="exact, url, near, containment, line (default: exact,near)")  # fmt: skip
+    dedup.add_argument("--sources", metavar="A,B", help="only these sources (default: all, across sources)")
+    dedup.add_argument("--set", action="append", default=[], metavar="BARRIER.SETTING=VALUE", dest="settings",
+                       help="change a setting, such as near.score=reference_score; may be given again")  # fmt: skip
+    dedup.add_argument("--dry-run", action="store_true", help="only the trial on a sample with planted copies")
+    dedup.add_argument("--accept", action="store_true", help="go on where a trial or the result is out of range")
+    dedup.add_argument("--workers", type=int, metavar="N", help="processes of one core each (default: all cores)")
+    dedup.add_argument("--address", metavar="ADDR", help="join a running Ray cluster")
+    dedup.add_argument("--engine", choices=["ray", "inline"], default="ray", help="inline: this process alone")
+    dedup.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def _dedup(args: argparse.Namespace) -> int:
+    from curate.dedup.named import barriers
+    from curate.deduplicate import dedup
+    from curate.progress import Progress
+    from curate.report import summary
+
+    done = dedup(
+        args.dir,
+        barriers(args.by, _given(args)),
+        sources=[x for x in (args.sources or "").split(",") if x],
+        accept=args.accept,
+        dry_run=args.dry_run,
+        workers=args.workers,
+        address=args.address,
+        engine=args.engine,
+        progress=Progress.silent() if args.quiet else Progress.stderr(),
+    )
+    if done.report is None:
+        print("\n".join(trial.text() for trial in done.trials))
+        return DONE
+    for one in done.found:
+        print(f"{one['barrier']}: {one['removed']:,} of {one['documents']:,} documents removed")
+    print(summary(done.report))
+    print(f"  {done.units} files committed again, in {done.seconds:.1f} s; curate why {args.dir} ID names the survivor")
     return DONE
 
 

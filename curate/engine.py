@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType, ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 from curate.packages import claim
 
@@ -24,7 +24,7 @@ claim()  # on the driver and, since tasks are imported from here, on every worke
 from curate.adopt import resolve_models
 from curate.download import configure
 from curate.download import settings as settings_of_requests
-from curate.errors import CurateError, RecipeError, SourceError, StageError, StoreError
+from curate.errors import CurateError, RecipeError, SourceError, StageError, StoreError, near
 from curate.exchange import Settings
 from curate.io import named
 from curate.progress import Progress
@@ -45,7 +45,7 @@ from curate.store import (
     replace_file,
     to_json,
 )
-from curate.worker import Job, Result, Task, identity, run_task
+from curate.worker import Job, Result, identity
 from sources.dumps import BASE, listing
 
 TASK_RETRIES = 3  # of a task whose worker died; an error in our code or in the data is not retried
@@ -108,7 +108,7 @@ def run(
     root = Path(out).absolute()
     probe(root)
     name = time.strftime("%Y%m%dT%H%M%S") + f"-{os.getpid()}"
-    with locked(root, name), _signals():
+    with locked(root, name), stopping():
         is_sample = not inputs and dump is None
         asked = _Run(
             Corpus(root), name, recipe, splits, is_sample, strict, requests, workers, address, engine, progress
@@ -150,8 +150,9 @@ def _run_locked(r: _Run) -> Outcome:
     for line in lacking:
         progress.note(line)
     seconds, peak, tasks, first = 0.0, 0, 0, 0.0
+    asked = Asked(r.corpus, r.name, r.engine, r.workers, r.address)
     try:
-        for result in _execute(r, job, schedule):
+        for result in execute(asked, job, schedule, kernel_modules(recipe)):
             first = first or time.monotonic() - result.wall
             schedule.finished(result)
             _drop_retired(schedule, r.corpus, recipe)
@@ -249,8 +250,6 @@ def _drop_retired(schedule: Schedule, corpus: Corpus, recipe: Recipe) -> None:
 
 def find_recipe(name: str, pipelines: str) -> Recipe:
     """A recipe of a module with `RECIPES`, by name."""
-    from curate.errors import near
-
     module = pipelines_module(pipelines)
     recipes: dict[str, Recipe] = module.RECIPES
     if name not in recipes:
@@ -281,23 +280,23 @@ def _note_recipe(manifest: dict[str, Any], recipe: Recipe, lacking: list[str]) -
 
 
 def _note_timing(r: _Run, recipe: Recipe, seconds: float, wall: float, peak: int, tasks: int) -> None:
-    folder = r.corpus.root / "runs" / r.name
+    metrics = {
+        "source": recipe.source.name,
+        "recipe": recipe.fingerprint,
+        "engine": r.engine,
+        "core_seconds": round(seconds, 3),
+        "task_seconds": round(wall, 3),
+        "tasks": tasks,
+        "peak_rss": peak,
+    }
+    note_metrics(r.corpus, r.name, metrics)
+
+
+def note_metrics(corpus: Corpus, run_name: str, metrics: Mapping[str, Any]) -> None:
+    """Keep what a run took; it is no part of what is compared."""
     with suppress(StoreError):  # the disk may be full: the error that stopped the run is the one to show
-        replace_file(
-            folder / "metrics.json",
-            to_json(
-                {
-                    "source": recipe.source.name,
-                    "recipe": recipe.fingerprint,
-                    "engine": r.engine,
-                    "core_seconds": round(seconds, 3),
-                    "task_seconds": round(wall, 3),
-                    "tasks": tasks,
-                    "peak_rss": peak,
-                    "host": socket.gethostname(),
-                }
-            ),
-        )
+        path = corpus.root / "runs" / run_name / "metrics.json"
+        replace_file(path, to_json({**metrics, "host": socket.gethostname()}))
 
 
 class _Identities:
@@ -348,7 +347,7 @@ def _reading(split: Split) -> Iterator[None]:
 
 
 @contextmanager
-def _signals() -> Iterator[None]:
+def stopping() -> Iterator[None]:
     """SIGTERM and SIGINT stop a run at once; what is committed stays. A second one ends the process."""
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -368,27 +367,60 @@ def _signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Where and how tasks are done."""
+
+    corpus: Corpus
+    name: str  # of the run
+    engine: str  # "ray" or "inline"
+    workers: int | None
+    address: str | None
+
+
+class Work(Protocol):
+    """What all tasks share; sent to every worker once."""
+
+    def run(self, task: Any) -> Result:
+        """Do one of them."""
+
+
+class Tasks(Protocol):
+    """Hands out tasks that can run now."""
+
+    def pop(self) -> Any | None:
+        """The next one."""
+
+    def __bool__(self) -> bool: ...
+
+
 # -- executors -------------------------------------------------------------------------------------------------------
 
 
-def _execute(r: _Run, job: Job, schedule: Schedule) -> Iterator[Result]:
+def execute(asked: Asked, job: Work, schedule: Tasks, kernels: Sequence[str]) -> Iterator[Result]:
+    """Do all tasks, those that results make possible included."""
     if not schedule:
         return  # nothing to do: no cluster is started
-    if r.engine == "inline":
+    if asked.engine == "inline":
         while (task := schedule.pop()) is not None:
-            yield run_task(job, task)
+            yield job.run(task)
     else:
-        with cluster(r.workers, r.address) as n_workers:
-            _ship_user_modules(job.recipe)
-            check_nodes(r.corpus, r.name, kernel_modules(job.recipe))
-            with _signals():  # again: Ray puts a handler of its own in place of ours when it starts
+        with cluster(asked.workers, asked.address) as n_workers:
+            if isinstance(job, Job):
+                _ship_user_modules(job.recipe)
+            check_nodes(asked.corpus, asked.name, kernels)
+            with stopping():  # again: Ray puts a handler of its own in place of ours when it starts
                 yield from _on_ray(job, schedule, n_workers)
 
 
 def kernel_modules(recipe: Recipe) -> tuple[str, ...]:
     """The kernel modules that a run of this recipe calls."""
-    parts = ("curate.worker", *(part_module(part) for part in (recipe.source, *recipe.steps)))
-    return tuple(sorted({m for part in parts for m in modules_of(part) if m.startswith("curate.kernels.")}))
+    return kernels_of(["curate.worker", *(part_module(part) for part in (recipe.source, *recipe.steps))])
+
+
+def kernels_of(modules: Sequence[str]) -> tuple[str, ...]:
+    """The kernel modules that some modules import, directly or not."""
+    return tuple(sorted({m for part in modules for m in modules_of(part) if m.startswith("curate.kernels.")}))
 
 
 def warm_kernels(modules: Sequence[str], progress: Progress | None = None) -> float:
@@ -505,12 +537,12 @@ def _prove_node(folder: str, node: str, secret: str, kernels: Sequence[str]) -> 
     return ""
 
 
-def _on_ray(job: Job, schedule: Schedule, n_workers: int) -> Iterator[Result]:
+def _on_ray(job: Work, schedule: Tasks, n_workers: int) -> Iterator[Result]:
     import ray
 
     remote = ray.remote(_ray_task).options(num_cpus=1, max_retries=TASK_RETRIES)
     shared = ray.put(job)
-    running: dict[Any, Task] = {}
+    running: dict[Any, Any] = {}
     try:
         while schedule or running:
             while len(running) < 2 * n_workers and (task := schedule.pop()) is not None:
@@ -524,11 +556,11 @@ def _on_ray(job: Job, schedule: Schedule, n_workers: int) -> Iterator[Result]:
             ray.cancel(ref, force=True)
 
 
-def _ray_task(job: Job, task: Task) -> Result:
-    return run_task(job, task)
+def _ray_task(job: Work, task: Any) -> Result:
+    return job.run(task)
 
 
-def _ray_result(ray: Any, ref: Any, task: Task) -> Result:
+def _ray_result(ray: Any, ref: Any, task: Any) -> Result:
     try:
         result: Result = ray.get(ref)
     except ray.exceptions.RayTaskError as error:
@@ -543,6 +575,8 @@ def _ray_result(ray: Any, ref: Any, task: Task) -> Result:
     return replace(result, task=task)
 
 
-def _where(task: Task) -> str:
+def _where(task: Any) -> str:
     split = getattr(task, "split", None)
-    return named(split.path) if split is not None else f"partition {getattr(task, 'partition', '')}"
+    if split is not None:
+        return named(split.path)
+    return f"{getattr(task, 'phase', getattr(task, 'kind', 'task'))} {task.index}"

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curate.dedup.matching import find
 from curate.recipe import Recipe
-from curate.stage import Barrier, Outcome, Split, Step, Tally
+from curate.stage import AnsweredBarrier, DuplicateBarrier, Outcome, Split, Stage, Step, Tally
 
 
 def preview(recipe: Recipe, splits: Sequence[Split], before: str, documents: int) -> tuple[list[pa.Table], list[str]]:
@@ -38,12 +40,22 @@ def preview(recipe: Recipe, splits: Sequence[Split], before: str, documents: int
 
 
 def _through(step: Step, tables: list[pa.Table]) -> list[pa.Table]:
-    if isinstance(step, Barrier):
+    if isinstance(step, DuplicateBarrier):
+        removed = find(step, tables).decisions.removed
+        keep = np.ones(sum(t.num_rows for t in tables), np.bool_)
+        keep[removed] = False
+        return [t.filter(pa.array(k)) for t, k in zip(tables, _cut(keep, tables), strict=True)]
+    if isinstance(step, AnsweredBarrier):
         return [_settled(t, o) for t, o in zip(tables, _alone(step, tables), strict=True)]
+    assert isinstance(step, Stage)
     return [_settled(table, step(table)) if table.num_rows else table for table in tables]
 
 
-def _alone(barrier: Barrier, tables: list[pa.Table]) -> list[Outcome]:
+def _cut(flags: npt.NDArray[np.bool_], tables: list[pa.Table]) -> list[npt.NDArray[np.bool_]]:
+    return np.split(flags, np.cumsum([t.num_rows for t in tables])[:-1])
+
+
+def _alone(barrier: AnsweredBarrier, tables: list[pa.Table]) -> list[Outcome]:
     """A barrier whose group is these tables."""
     batches = [barrier.emit(table) for table in tables]
     asked = [b.keys[b.local == 0] for b in batches]

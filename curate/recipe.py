@@ -138,11 +138,11 @@ class Recipe:
 
     def shaped_by(self, until: int | None = None) -> dict[str, Any]:
         """Everything that shapes the output of the segments up to `until`, as canonical JSON data."""
-        described: dict[str, Any] = {"source": _describe(self.source)}
+        described: dict[str, Any] = {"source": describe(self.source)}
         for segment in self.segments()[: None if until is None else until + 1]:
-            described |= {stage.name: _describe(stage) for stage in segment.stages}
+            described |= {stage.name: describe(stage) for stage in segment.stages}
             if segment.end is not None:
-                described[segment.end.name] = _describe(segment.end)
+                described[segment.end.name] = describe(segment.end)
         described["schema"] = str(self.schema if until is None else [*DOCUMENT.names, *SCORES.names])
         return described
 
@@ -175,7 +175,7 @@ def part_module(part: Any) -> str:
     return type(part).__module__
 
 
-def _describe(part: Any) -> dict[str, Any]:
+def describe(part: Any) -> dict[str, Any]:
     """Settings of a source or a step, and the digest of the code that runs."""
     if isinstance(part, Stage):
         settings = dict(part.settings)

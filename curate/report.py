@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from curate.store import FINAL, Commit, Corpus, file_digest, read_json, replace_
 from curate.worker import balances
 
 PUBLISHED_NAMES = {"arpa.bin": "lm.arpa.bin", "sp.model": "pieces.model"}  # en.arpa.bin as CCNet, and as kept
+SURVIVOR = re.compile(r"[0-9a-f]{32}(?=, one of )")  # in the value of a duplicate that was dropped
 SHOWN_KINDS = 8  # of skipped and of failed records, in the waterfall; --json has all
 ALARM_RECORDS, ALARM_FILES, ALARM_FROM_FILES = 0.05, 0.01, 100  # damage beyond these ends a run with exit code 3
 
@@ -171,16 +173,25 @@ def why(corpus: Corpus, wanted: str) -> list[dict[str, Any]]:
     for source in corpus.sources():
         for commit in corpus.commits(source):
             for kind in FINAL:
-                found += _matches(commit, kind, wanted, source)
+                found += _matches(commit, kind, {wanted}, source)
+    stand_ins = {m[0] for entry in found if (m := SURVIVOR.match(str(entry.get("value") or "")))}
+    if stand_ins:
+        kept = {e["doc_id"]: e for s in corpus.sources() for c in corpus.commits(s)
+                for e in _matches(c, "documents", stand_ins, s)}  # fmt: skip
+        for entry in found:
+            survivor = kept.get(str(entry.get("value") or "")[:32])
+            if survivor is not None:
+                entry["survivor"] = {k: survivor[k] for k in ("doc_id", "url", "source", "file")}
     return found
 
 
-def _matches(commit: Commit, kind: str, wanted: str, source: str) -> Iterator[dict[str, Any]]:
+def _matches(commit: Commit, kind: str, wanted: set[str], source: str) -> Iterator[dict[str, Any]]:
+    """Records whose URL or id is one of those wanted."""
+    names = pa.array(sorted(wanted), pa.string())
     reader = commit.open(kind)
     for i in range(reader.num_record_batches):
         batch = reader.get_batch(i)
-        hit = pc.fill_null(pc.equal(batch["url"], wanted), False)
-        hit = pc.or_(hit, pc.equal(batch["doc_id"], wanted))
+        hit = pc.or_(pc.is_in(batch["url"], names), pc.is_in(batch["doc_id"], names))
         if pc.any(hit).as_py():
             for row in batch.filter(hit).to_pylist():
                 place = {"source": source, "file": commit.record["name"], "unit": commit.unit}
@@ -193,7 +204,14 @@ def why_text(entry: dict[str, Any]) -> str:
     if entry["verdict"] == "dropped":
         value = f": {plain(entry['value'])}" if entry["value"] else ""
         verb = "lost to damage" if entry["stage"] == "read" else f"dropped by {entry['stage']}"
-        return f"{head}\n  {verb}, reason {entry['reason']}{value}"
+        survivor = entry.get("survivor")
+        kept = (
+            f"\n  kept in its place: {plain(survivor['url'] or survivor['doc_id'])} of {survivor['source']}"
+            f" ({survivor['doc_id']}, {plain(survivor['file'])})"
+            if survivor
+            else ""
+        )
+        return f"{head}\n  {verb}, reason {entry['reason']}{value}{kept}"
     known = {f.name for f in DROPPED} | {"verdict", "source", "file", "unit", "text", "title", "meta"}
     scores = [f"{k}={_short(v)}" for k, v in entry.items() if k not in known and v is not None]
     return f"{head}\n  kept, {len(entry['text']):,} characters; {' '.join(scores)}"

@@ -16,20 +16,20 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from curate.barriers import Phase, phases, refuse_runaway
 from curate.errors import RecipeError
+from curate.members import phase_unit
 from curate.recipe import Recipe, Segment, differences, digest
 from curate.stage import Split
 from curate.store import Commit
-from curate.worker import Group, Job, ResolveTask, Result, SegmentTask, Task, sealed
+from curate.worker import Group, Job, ResolveTask, Result, SegmentTask, Task, members_of, sealed
 
-KEYS_PER_PARTITION = 8_000_000  # a partition's table stays near 128 MB
-BYTES_PER_KEY = 45  # of uncompressed text, CCNet 4.2: what a paragraph takes
 INFLATE = 3.0  # gzip of crawl text
 
 
-def partitions_for(stored_bytes: int) -> int:
+def partitions_for(stored_bytes: int, bytes_per_key: float, keys_per_partition: int) -> int:
     """Hash partitions for a group of this many stored (compressed) bytes: a power of two from 4 to 4,096."""
-    wanted = stored_bytes * INFLATE / BYTES_PER_KEY / KEYS_PER_PARTITION
+    wanted = stored_bytes * INFLATE / bytes_per_key / keys_per_partition
     count = 4
     while count < wanted and count < 4096:
         count *= 2
@@ -55,7 +55,8 @@ def freeze(manifest: dict[str, Any], recipe: Recipe, splits: Sequence[Split]) ->
         for i in range(0, len(new), size):
             part = new[i : i + size]
             stored = sum(s.bytes or 0 for s in part)
-            known["groups"].append({"units": [s.unit for s in part], "partitions": partitions_for(stored)})
+            partitions = partitions_for(stored, barrier.bytes_per_key, barrier.keys_per_partition)
+            known["groups"].append({"units": [s.unit for s in part], "partitions": partitions})
         entry["groups"][barrier.name] = known
         groups[barrier.name] = [Group(digest(g["units"]), tuple(g["units"]), g["partitions"]) for g in known["groups"]]
     return groups
@@ -238,7 +239,7 @@ class Schedule:
         if isinstance(task, SegmentTask):
             self._segment_done(task.segment, task.split.unit, result.input_digest)
         else:
-            self._partition_done(task.segment, task.group, task.partition)
+            self._phase_done(task.segment, task.group, task.phase, task.index)
 
     def _segment_done(self, number: int, unit: str, input_digest: str) -> None:
         self._inputs[unit] = input_digest
@@ -249,26 +250,45 @@ class Schedule:
         waiting = self._open_units.setdefault((number, group.name), set(group.units))
         waiting.discard(unit)
         if not waiting:
-            self._push_partitions(number, group)
+            self._push_barrier(number, group)
 
-    def _push_partitions(self, number: int, group: Group) -> None:
-        members = self._members[group.name] = _members(group, self._inputs)
-        self._open_partitions[number, group.name] = set(range(group.partitions))
+    def _push_barrier(self, number: int, group: Group) -> None:
+        """All units of a group are there: resolve it, phase after phase."""
+        self._members[group.name] = _members(group, self._inputs)
+        self._push_phase(number, group, 0)
+
+    def _phases(self, number: int, group: Group) -> list[Phase]:
+        barrier = self.segments[number].end
+        assert barrier is not None
+        return phases(barrier, len(group.units), group.partitions)
+
+    def _push_phase(self, number: int, group: Group, at: int) -> None:
+        phase, count = self._phases(number, group)[at]
+        self._open_partitions[number, group.name] = set(range(count))
         answers = self.job.corpus.answers(self.job.source, number, group.name)
-        for p in range(group.partitions):
-            base = digest([self._base[number], members, p])
-            commit = answers.latest(f"{p:012x}")
+        for i in range(count):
+            base = digest([self._base[number], self._members[group.name], phase, i])
+            commit = answers.latest(phase_unit(phase, i))
             if commit and commit.fingerprint == base and not commit.problems(deep=False):
-                self._partition_done(number, group, p)
+                self._phase_done(number, group, phase, i)
             else:
-                self._push(ResolveTask(number, group, p, base), (self._order[group.name], -number))
+                self._push(ResolveTask(number, group, phase, i, base), (self._order[group.name], -number))
 
-    def _partition_done(self, number: int, group: Group, partition: int) -> None:
+    def _phase_done(self, number: int, group: Group, phase: str, index: int) -> None:
         waiting = self._open_partitions[number, group.name]
-        waiting.discard(partition)
-        if not waiting:
-            for unit in group.units:
-                self._advance(number + 1, unit)
+        waiting.discard(index)
+        if waiting:
+            return
+        steps = self._phases(number, group)
+        after = [name for name, _ in steps].index(phase) + 1
+        if after < len(steps):
+            self._push_phase(number, group, after)
+            return
+        barrier = self.segments[number].end
+        assert barrier is not None
+        refuse_runaway(barrier, members_of(self.job, number, group))
+        for unit in group.units:
+            self._advance(number + 1, unit)
 
     def _advance(self, number: int, unit: str) -> None:
         """A unit may enter a segment: reuse what is committed of it, or hand it out."""

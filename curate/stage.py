@@ -34,6 +34,8 @@ from curate.schema import DOCUMENT, SCORES, unit_name
 Keys = npt.NDArray[np.uint64]
 Flags = npt.NDArray[np.uint8]
 Offsets = npt.NDArray[np.int64]
+Scores = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -136,17 +138,21 @@ class KeyBatch:
 
 
 class Barrier(ABC):
-    """A stage that must see more than one split.
+    """A stage that must see more than one split. Its keys are brought together by hash partition.
 
-    `emit` gives keys of a table, `resolve` answers one bit a key for one hash partition of a whole group of splits,
-    `apply` uses the answers. Sub-classes are frozen dataclasses whose fields are the settings; `group_size` splits
-    (in the order of their canonical names) see each other.
+    Sub-classes are frozen dataclasses whose fields are the settings; `group_size` splits (in the order of their
+    canonical names) see each other. Two kinds: an `AnsweredBarrier` is told one bit a key, a `DuplicateBarrier` finds
+    documents that are copies of another.
     """
 
     name: str
     reads: tuple[str, ...]
-    writes: tuple[pa.Field, ...]
+    writes: tuple[pa.Field, ...] = ()
     reasons: tuple[str, ...]
+    bytes_per_key: float = (
+        45.0  # of text, about; a paragraph's (CCNet 4.2): the number of partitions is planned with it
+    )
+    keys_per_partition: int = 8_000_000  # about: of a table of keys, near 128 MB
 
     @property
     @abstractmethod
@@ -156,6 +162,10 @@ class Barrier(ABC):
     @abstractmethod
     def emit(self, table: pa.Table) -> KeyBatch:
         """Keys of the rows of one table."""
+
+
+class AnsweredBarrier(Barrier):
+    """`resolve` answers one bit a key for one hash partition of a whole group, `apply` uses the answers."""
 
     @abstractmethod
     def resolve(self, chunks: Callable[[], Iterator[Keys]], count: int) -> Iterator[Flags]:
@@ -168,6 +178,46 @@ class Barrier(ABC):
     @abstractmethod
     def apply(self, table: pa.Table, answers: Flags, offsets: Offsets) -> Outcome:
         """Use the answers: one a key emitted, local ones included, rows as in `KeyBatch.offsets`."""
+
+
+class DuplicateBarrier(Barrier):
+    """Documents that share a key are candidates; what the machine makes of them is in `curate.dedup.matching`.
+
+    Of each cluster one document survives: the best by `score` (a column; "-column" where lower is better), then the
+    longest text, then the first by canonical name. `all_pairs` of the documents that share a key are candidates where
+    a key is shared by few; False: the first of them stands for all, which is right where sharing a key is proof.
+    """
+
+    bytes_per_record = 48  # of memory, that a key takes while a partition is resolved
+    one_key: bool = False  # a document has at most one key, and sharing it is proof
+    verifies: bool = False  # candidates are compared by their shingles before they count
+    finds_near: bool = False  # a text with a few words changed is a duplicate, too
+    score: str = ""
+    scope: int | str
+    max_removed: float
+    memory: int  # MB, of one task that resolves a partition
+
+    @abstractmethod
+    def check(self, table: pa.Table) -> Keys:
+        """A second number a row; documents for which it differs are no copies, whatever their keys say."""
+
+    @abstractmethod
+    def shingles(self, table: pa.Table) -> tuple[Keys, Offsets]:
+        """What candidates are compared by: sorted distinct hashes a row, and rows + 1 offsets."""
+
+    @abstractmethod
+    def accepts(self, jaccard: Scores, containment: Scores) -> Bools:
+        """Which pairs are duplicates, from the similarity of their shingles."""
+
+    @property
+    def group_size(self) -> int | None:
+        """Files that see each other; None: all of the run."""
+        return None if isinstance(self.scope, str) else self.scope
+
+    @property
+    def keys_per_partition(self) -> int:  # type: ignore[override]
+        """As many as `memory` holds."""
+        return max(1, self.memory * 1_000_000 // self.bytes_per_record)
 
 
 Step = Stage | Barrier

@@ -179,7 +179,7 @@ class _Digesting:
 class ArrowFile:
     """An Arrow IPC file being written in an attempt's folder."""
 
-    def __init__(self, path: Path, schema: pa.Schema, compression: str = "zstd") -> None:
+    def __init__(self, path: Path, schema: pa.Schema, compression: str | None = "zstd") -> None:
         self.path, self.schema, self.rows = path, schema, 0
         self._raw = open(path, "xb", buffering=0)
         self._sink = _Digesting(self._raw)
@@ -289,6 +289,15 @@ class Commit:
         """What the unit was made from."""
         return str(self.record["fingerprint"])
 
+    @property
+    def passes(self) -> list[str]:
+        """Later passes that the unit has been through."""
+        return list(self.record.get("passes", []))
+
+    def is_of(self, record: Mapping[str, Any]) -> bool:
+        """Whether this is a commit of the same content as `record` describes."""
+        return self.fingerprint == record["fingerprint"] and self.passes == list(record.get("passes", []))
+
     def path(self, kind: str) -> Path:
         """Where a file of the unit lies."""
         return self.folder.root / kind / str(self.record["files"][kind]["name"])
@@ -316,6 +325,13 @@ class Commit:
         return []
 
 
+def tables(commit: Commit, kind: str) -> Iterator[pa.Table]:
+    """The batches of an Arrow file of a unit, one in memory at a time."""
+    reader = commit.open(kind)
+    for i in range(reader.num_record_batches):
+        yield pa.Table.from_batches([reader.get_batch(i)])
+
+
 @dataclass
 class Attempt:
     """One attempt at one unit. Use as a context manager; without `commit` it leaves nothing behind."""
@@ -339,7 +355,7 @@ class Attempt:
         if isinstance(error, OSError) and not isinstance(error, CurateError):
             raise StoreError(_disk_message(self.path, error)) from error
 
-    def arrow(self, kind: str, schema: pa.Schema, compression: str = "zstd") -> ArrowFile:
+    def arrow(self, kind: str, schema: pa.Schema, compression: str | None = "zstd") -> ArrowFile:
         """Begin an Arrow file of this attempt."""
         file = self.files[kind] = ArrowFile(self.path / f"{kind}.arrow", schema, compression)
         return file
@@ -355,7 +371,7 @@ class Attempt:
             facts = at_once([file.finish for file in self.files.values()])
             described = {kind: (file.path, x) for (kind, file), x in zip(self.files.items(), facts, strict=True)}
             before = self.folder.latest(self.unit)
-            if before is not None and before.fingerprint == record["fingerprint"] and not before.problems(deep=False):
+            if before is not None and before.is_of(record) and not before.problems(deep=False):
                 return before
             generation = before.generation + 1 if before else 1
             while (files := self._place(described, generation)) is None:
@@ -390,7 +406,7 @@ class Attempt:
         link_if_absent(self.path / "commit.json", target)
         sync_folder(target.parent)
         made = self.folder.commit(self.unit, generation)
-        if made.fingerprint != record["fingerprint"]:
+        if not made.is_of(record):
             raise StoreError(f"{target}: another run committed this unit with other settings at the same time")
         return made
 
@@ -494,7 +510,13 @@ def drop_spool(corpus: Corpus, source: str, units: Iterable[str], groups: Iterab
     """Remove what the spool holds of units that are done, and the answers of their groups."""
     wanted = set(units)
     for segment in corpus.spool(source).glob("segment-*"):
-        for kind in ("commits", "documents", "dropped", "keys"):  # the commit first: what is left then is no unit
+        for kind in (
+            "commits",
+            "documents",
+            "dropped",
+            "keys",
+            "facts",
+        ):  # the commit first: what is left then is no unit
             for path in sorted((segment / kind).glob("*")):
                 if path.name.partition(".")[0] in wanted:
                     path.unlink(missing_ok=True)

@@ -1,12 +1,7 @@
-"""What one worker does: one segment of one split, or one hash partition of a barrier. No engine here.
+"""What one worker does: one segment of one split, or one task of a barrier. No engine here.
 
-A segment reads a split (or the spool of the segment before, with the answers of the barrier between), runs its stages
+A segment reads a split (or the spool of the segment before, with what the barrier between has found), runs its stages
 on bounded batches, and commits documents, dropped records and, where a barrier follows, the keys for it.
-
-The keys file of a unit: int64 number of partitions P, P + 1 int64 positions, then the uint64 keys of partition 0,
-of partition 1, ... each in document order. The answers of partition p for a group are one unit: uint8 bits, packed,
-split after split. The documents in the spool carry, a key, the partition that will answer it (LOCAL = known already),
-so that `apply` can put the bits back in order without the keys.
 """
 
 from __future__ import annotations
@@ -16,29 +11,24 @@ import os
 import resource
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curate.barriers import Applied, keys_out, run_phase
 from curate.download import configure, share
 from curate.errors import CurateError, SourceError, StageError, StoreError
 from curate.exchange import Settings
-from curate.kernels.partition import gather_bits, split_by_partition
+from curate.members import Members
 from curate.recipe import Recipe, Segment, digest
 from curate.schema import DOCUMENT, DROPPED
-from curate.stage import Barrier, Flags, KeyBatch, Outcome, Split, Stage, Tally
-from curate.store import ArrowFile, Attempt, Commit, Corpus
-
-CODES = "_keys"  # column of the spool: list<uint16>, the partition of each key of the row
-LOCAL = 0xFFFF
-CODES_FIELD = pa.field(CODES, pa.large_list(pa.uint16()))
+from curate.stage import Outcome, Split, Stage, Tally
+from curate.store import ArrowFile, Attempt, Commit, Corpus, tables
 
 
 @dataclass(frozen=True)
@@ -58,6 +48,10 @@ class Job:
     def source(self) -> str:
         """Name of the source, and of its folder."""
         return self.recipe.source.name
+
+    def run(self, task: Task) -> Result:
+        """Do one task."""
+        return run_task(self, task)
 
 
 @dataclass(frozen=True)
@@ -82,11 +76,12 @@ class SegmentTask:
 
 @dataclass(frozen=True)
 class ResolveTask:
-    """One hash partition of the barrier at the end of `segment`, for one group."""
+    """One task of a phase of the barrier at the end of `segment`, for one group."""
 
     segment: int
     group: Group
-    partition: int
+    phase: str
+    index: int
     fingerprint: str
 
 
@@ -102,7 +97,7 @@ def sealed(base: str, input_digest: str) -> str:
 class Result:
     """What the driver is told about a finished task."""
 
-    task: Task
+    task: Any  # what was asked for
     counts: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0  # CPU time of this process
     wall: float = 0.0  # seconds on the clock
@@ -124,12 +119,18 @@ def identity(path: str) -> list[int] | None:
 
 def run_task(job: Job, task: Task) -> Result:
     """Run one task and commit what it makes."""
+    work = run_resolve if isinstance(task, ResolveTask) else run_segment
+    return measured(job.out, job.requests, lambda: work(job, task))  # type: ignore[arg-type]
+
+
+def measured(out: str, requests: Settings | None, work: Callable[[], Result]) -> Result:
+    """Do some work as a worker of one core; its result says what it took."""
     started, clock = time.process_time(), time.monotonic()
     pa.set_cpu_count(1)  # a worker is one core
     _lean_memory()
-    configure(job.requests)
-    share(f"{job.out}/runs/requests")  # one limit for the requests of all workers
-    result = run_resolve(job, task) if isinstance(task, ResolveTask) else run_segment(job, task)
+    configure(requests)
+    share(f"{out}/runs/requests")  # one limit for the requests of all workers
+    result = work()
     result.seconds, result.wall = time.process_time() - started, time.monotonic() - clock
     result.rss = _peak_rss()
     return result
@@ -201,16 +202,16 @@ def run_segment(job: Job, task: SegmentTask) -> Result:
     as_found = identity(task.split.path) if before is None else None
     counts, tally = Counts(before.record["counts"] if before else None), None if before else Tally()
     with Attempt(folder, task.split.unit) as attempt:
-        schema = job.recipe.schema if last else _spool_schema(job.recipe, segment)
+        schema = job.recipe.schema if last else job.recipe.schema_before(job.recipe.segments()[segment.number + 1])
         documents = attempt.arrow("documents", schema, "zstd" if last else "lz4")
         dropped = attempt.arrow("dropped", DROPPED)
-        keys = _KeysOut(attempt, task.next_group.partitions) if segment.end and task.next_group else None
-        text_bytes = 0
+        keys = keys_out(attempt, segment.end, task.next_group.partitions) if segment.end and task.next_group else None
+        written = 0
         for table in _input(job, task, segment, before, tally, dropped, counts):
             table = _run_stages(segment.stages, table, dropped, counts, task.split.unit)
-            text_bytes += _text_bytes(table)
-            if segment.end is not None and keys is not None:
-                table = keys.add(segment.end, table)
+            written += text_bytes(table)
+            if keys is not None:
+                keys.add(table)
             documents.write(conform(table, schema))
         if tally is not None:
             if identity(task.split.path) != as_found:
@@ -225,7 +226,7 @@ def run_segment(job: Job, task: SegmentTask) -> Result:
             "recipe": job.recipe.fingerprint,
             "fingerprint": sealed(task.fingerprint, found),
             "input": found,
-            "counts": counts.record(tally, documents.rows, text_bytes),
+            "counts": counts.record(tally, documents.rows, written),
         }
         commit = attempt.commit(record)
     return Result(task, commit.record["counts"], input_digest=str(commit.record["input"]), identity=as_found)
@@ -236,11 +237,6 @@ def _previous(job: Job, task: SegmentTask, number: int) -> Commit:
     if commit is None:
         raise StoreError(f"{task.split.name}: what segment {number} made of it is gone from the spool; run again")
     return commit
-
-
-def _spool_schema(recipe: Recipe, segment: Segment) -> pa.Schema:
-    following = recipe.segments()[segment.number + 1]
-    return recipe.schema_before(following).append(CODES_FIELD)
 
 
 def _input(
@@ -261,20 +257,31 @@ def _input(
         return
     assert segment.start is not None and task.group is not None
     _copy(before, "dropped", dropped)
-    answers = _AnswersIn(job, segment.number - 1, task.group, task.split.unit)
-    reader = before.open("documents")
-    for i in range(reader.num_record_batches):
-        table = pa.Table.from_batches([reader.get_batch(i)])
-        flags, offsets = answers.next(table[CODES])
-        table = table.drop_columns([CODES])
-        outcome = segment.start.apply(table, flags, offsets)
+    members = members_of(job, segment.number - 1, task.group)
+    applied = Applied(segment.start, members, task.group.units.index(task.split.unit))
+    for table in tables(before, "documents"):
+        outcome = applied.next(table)
         yield settle(segment.start.name, segment.start.reasons, table, outcome, dropped, counts)
 
 
+def members_of(job: Job, number: int, group: Group) -> Members:
+    """The units of a group, as the barrier at the end of segment `number` sees them."""
+    folder = job.corpus.segment(job.source, number)
+
+    @functools.cache
+    def keyed(unit: str) -> Commit:
+        commit = folder.latest(unit)
+        if commit is None:
+            raise StoreError(f"unit {unit}: its keys are gone from the spool; run again")
+        return commit
+
+    answers = job.corpus.answers(job.source, number, group.name)
+    return Members(group.units, group.partitions, keyed, lambda unit: tables(keyed(unit), "documents"), answers)
+
+
 def _copy(commit: Commit, kind: str, file: ArrowFile) -> None:
-    reader = commit.open(kind)
-    for i in range(reader.num_record_batches):
-        file.write(pa.Table.from_batches([reader.get_batch(i)]))
+    for table in tables(commit, kind):
+        file.write(table)
 
 
 def _run_stages(stages: tuple[Stage, ...], table: pa.Table, dropped: ArrowFile, counts: Counts, unit: str) -> pa.Table:
@@ -358,115 +365,14 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-def _text_bytes(table: pa.Table) -> int:
+def text_bytes(table: pa.Table) -> int:
+    """UTF-8 bytes of all texts."""
     return int(pc.sum(pc.binary_length(table["text"])).as_py() or 0)
 
 
-class _KeysOut:
-    """Collects keys by partition, batch after batch, without holding the unit's keys in memory."""
-
-    def __init__(self, attempt: Attempt, partitions: int) -> None:
-        self.partitions, self.attempt = partitions, attempt
-        self.runs = open(attempt.path / "runs", "xb+")
-        self.positions: list[npt.NDArray[np.int64]] = []  # of each batch: where its partitions begin in `runs`
-
-    def add(self, barrier: Barrier, table: pa.Table) -> pa.Table:
-        """Emit the keys of a table; the table comes back with the column of partitions."""
-        batch: KeyBatch = barrier.emit(table)
-        keys, codes, starts = split_by_partition(batch.keys, batch.local, self.partitions)
-        self.positions.append(starts + self.runs.tell() // 8)
-        self.runs.write(keys.data)
-        column = pa.LargeListArray.from_arrays(pa.array(batch.offsets - batch.offsets[0]), pa.array(codes))
-        return table.append_column(CODES_FIELD, column)
-
-    def finish(self) -> None:
-        """Put the runs together, partition after partition."""
-        out = self.attempt.raw("keys")
-        sizes = np.zeros(self.partitions, np.int64)
-        for starts in self.positions:
-            sizes += np.diff(starts)
-        out.write(np.array([self.partitions], np.int64))
-        out.write(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
-        self.runs.flush()
-        for p in range(self.partitions):
-            for starts in self.positions:
-                self.runs.seek(int(starts[p]) * 8)
-                out.write(self.runs.read(int(starts[p + 1] - starts[p]) * 8))
-        self.runs.close()
-
-
-class _KeysIn:
-    """The keys of one partition of one unit."""
-
-    def __init__(self, commit: Commit, partition: int) -> None:
-        self.path = commit.path("keys")
-        with open(self.path, "rb", buffering=0) as f:
-            head = f.read(8)
-            f.seek(8 + 8 * partition)
-            place = f.read(16)
-        if len(head) + len(place) != 24:
-            raise StoreError(f"{self.path}: shorter than it says")
-        n = int.from_bytes(head, "little")
-        first, last = np.frombuffer(place, np.int64)
-        self.start, self.count = 8 + 8 * (n + 1) + 8 * int(first), int(last - first)
-
-    def read(self) -> npt.NDArray[np.uint64]:
-        """All of them."""
-        with open(self.path, "rb", buffering=0) as f:
-            f.seek(self.start)
-            data = f.read(8 * self.count)
-        if len(data) != 8 * self.count:
-            raise StoreError(f"{self.path}: shorter than it says")
-        return np.frombuffer(data, np.uint64)
-
-
 def run_resolve(job: Job, task: ResolveTask) -> Result:
-    """Answer the keys of one hash partition, for all splits of a group in canonical order."""
+    """Do one task of a barrier, for all splits of a group in canonical order."""
     barrier = job.recipe.segments()[task.segment].end
     assert barrier is not None
-    folder = job.corpus.segment(job.source, task.segment)
-    inputs = []
-    for unit in task.group.units:
-        commit = folder.latest(unit)
-        if commit is None:
-            raise StoreError(f"unit {unit}: its keys are gone from the spool; run again")
-        inputs.append(_KeysIn(commit, task.partition))
-    total = sum(k.count for k in inputs)
-    answers = job.corpus.answers(job.source, task.segment, task.group.name)
-    with Attempt(answers, f"{task.partition:012x}") as attempt:
-        out, positions, at = attempt.raw("bits"), [], 0
-        for flags in barrier.resolve(lambda: (k.read() for k in inputs), total):
-            packed = np.packbits(flags, bitorder="little")
-            positions.append(at)
-            out.write(packed)
-            at += len(packed)
-        record = {"fingerprint": task.fingerprint, "positions": [*positions, at], "keys": [k.count for k in inputs]}
-        attempt.commit(record)
+    run_phase(barrier, members_of(job, task.segment, task.group), task.phase, task.index, task.fingerprint)
     return Result(task)
-
-
-class _AnswersIn:
-    """The answers for one unit, handed out table by table in the order of its keys."""
-
-    def __init__(self, job: Job, segment: int, group: Group, unit: str) -> None:
-        folder, index = job.corpus.answers(job.source, segment, group.name), group.units.index(unit)
-        bits, starts, total = [], [], 0
-        for p in range(group.partitions):
-            commit = folder.latest(f"{p:012x}")
-            if commit is None:
-                raise StoreError(f"answers of partition {p} are gone from the spool; run again")
-            first, last = commit.record["positions"][index : index + 2]
-            with open(commit.path("bits"), "rb", buffering=0) as f:
-                f.seek(first)
-                bits.append(np.frombuffer(f.read(last - first), np.uint8))
-            starts.append(total * 8)
-            total += last - first
-        self.bits = np.concatenate(bits) if bits else np.zeros(0, np.uint8)
-        self.cursors = np.array(starts, np.int64)  # next bit of each partition
-
-    def next(self, codes: pa.ChunkedArray) -> tuple[Flags, npt.NDArray[np.int64]]:
-        """Answers of the keys of a table, and where each row's begin."""
-        column = codes.combine_chunks() if codes.num_chunks != 1 else codes.chunk(0)
-        offsets = column.offsets.to_numpy()
-        parts = column.values.to_numpy()[offsets[0] : offsets[-1]]
-        return gather_bits(parts, self.bits, self.cursors), offsets - offsets[0]

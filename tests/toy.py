@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from curate.recipe import Recipe
 from curate.schema import DOCUMENT, doc_id
-from curate.stage import Barrier, Flags, KeyBatch, Keys, Offsets, Outcome, Split, Tally, rule, stage
+from curate.stage import AnsweredBarrier, Flags, KeyBatch, Keys, Offsets, Outcome, Split, Tally, rule, stage
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def shout(table: pa.Table, *, max_share: float = 0.5) -> Outcome:
 
 
 @dataclass(frozen=True)
-class Same(Barrier):
+class Same(AnsweredBarrier):
     """Exact duplicates by text, in Python: the first stays."""
 
     scope: int = 3

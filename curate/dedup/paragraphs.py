@@ -13,13 +13,13 @@ from curate.errors import RecipeError, StageError
 from curate.kernels.arrow import buffers, from_buffers
 from curate.kernels.keys import all_copies, later_copies, local_repeats
 from curate.kernels.paragraphs import cut_lines, line_keys
-from curate.stage import Barrier, Flags, KeyBatch, Keys, Offsets, Outcome, check_settings, convert
+from curate.stage import AnsweredBarrier, Flags, KeyBatch, Keys, Offsets, Outcome, check_settings, convert
 
 Policy = Literal["keep_first", "drop_all"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Paragraphs(Barrier):
+class Paragraphs(AnsweredBarrier):
     """A line that stands in several documents of a group is removed: a repeated line is boilerplate.
 
     Two lines are equal when they are after strip, lower case, every digit to 0 and the loss of control characters and

@@ -19,63 +19,14 @@ import pyarrow as pa
 
 from curate.errors import RecipeError
 from curate.stage import Outcome, Stage, check_settings
+from curate.url_forms import host_form, joined_form, parts, url_form
 
 Entries = Mapping[str, str]  # the form that is compared -> the entry as it stands in the file
 
 LONGEST_HOST = 253  # characters of a host name (RFC 1035, section 2.3.4)
-LONGEST_LABEL = 63  # and between its dots
-DEFAULT_PORTS = ("", "80", "443")
-
-# scheme and slashes as browsers take them ("\" is "/"), user and password, host, port, what follows
-_PARTS = re.compile(
-    r"(?:[Hh][Tt][Tt][Pp][Ss]?:[/\\]*|(?:[A-Za-z][A-Za-z0-9+.\-]*:)?[/\\]{2,})?(?:[^/\\?#]*@)?(\[[^\]/\\?#]*\]|[^/\\?#:]*)(?::([^/\\?#]*))?(.*)",
-    re.DOTALL,
-)
 _COMMENT = re.compile(r"(?:^|\s)#.*")
 # Bytes of a word as they are, in lower case; ASCII punctuation as a space. Letters beyond ASCII are kept whole.
 _WORD_BYTES = bytes(b if b >= 0x80 or chr(b).isalnum() else 0x20 for b in range(256)).lower()
-
-
-def host_form(host: str) -> str:
-    """A host name as it is compared: lower case, without a final dot, punycode written out, percent signs undone.
-
-    Unicode in compatibility form (NFKC) on both sides, so that "xn--bcher-kva.de", "BÜCHER.de" and "bu\u0308cher.de"
-    are one host. A label that is not valid punycode stays as it is.
-    """
-    if "%" in host:
-        host = unquote(host)
-    if not host.isascii():
-        host = unicodedata.normalize("NFKC", host).replace("。", ".")
-    host = host.lower().rstrip(".")
-    return ".".join(map(_label_form, host.split("."))) if "xn--" in host else host
-
-
-def _label_form(label: str) -> str:
-    if not label.startswith("xn--") or len(label) > LONGEST_LABEL:
-        return label
-    try:
-        return unicodedata.normalize("NFKC", label[4:].encode().decode("punycode")).lower()
-    except (UnicodeError, OverflowError, ValueError):
-        return label
-
-
-def parts(url: str) -> tuple[str, str, str]:
-    """(host as it is compared, port, the rest from the path on) of an address, with or without a scheme."""
-    found = _PARTS.match(url.strip())
-    assert found is not None  # every part may be empty
-    host, port, rest = found.groups("")
-    return host_form(host), port, rest
-
-
-def url_form(url: str) -> str:
-    """An address as it is compared: no scheme, user, default port, fragment or last slash; path and query as given."""
-    host, port, rest = parts(url)
-    return _joined(host, port, rest)
-
-
-def _joined(host: str, port: str, rest: str) -> str:
-    rest = rest.partition("#")[0].rstrip("/")
-    return f"{host}{rest}" if port in DEFAULT_PORTS else f"{host}:{port}{rest}"
 
 
 def url_words(url: str) -> list[bytes]:
@@ -186,7 +137,7 @@ def _blocked(
             host, port, rest = parts(url)
             if of_domain and (value := blocked_domain(host, of_domain)) is not None:
                 reason = "blocked_domain"
-            elif of_url and (value := of_url.get(_joined(host, port, rest))) is not None:
+            elif of_url and (value := of_url.get(joined_form(host, port, rest))) is not None:
                 reason = "blocked_url"
             elif of_word and (value := _blocked_word(url, of_word)) is not None:
                 reason = "blocked_word"

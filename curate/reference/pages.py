@@ -22,9 +22,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curate.errors import RecipeError, SourceError
-from curate.filters.urls import parts, url_form
 from curate.kernels.arrow import buffers
 from curate.store import Corpus
+from curate.url_forms import parts, url_form
 
 Keys = npt.NDArray[np.uint64]
 Tables = Callable[[], Iterator[pa.Table]]  # the same tables in the same order at each call

@@ -133,7 +133,7 @@ def clean(memory: Path) -> Iterator[tuple[Path, dict[str, str], Operations]]:
     folder = memory / "clean"
     inputs, ops = toy.write_files(folder / "in", 2, 12), Operations()
     with pytest.MonkeyPatch.context() as patch:  # fewer partitions have fewer operations of the same kinds
-        patch.setattr("curate.schedule.partitions_for", lambda stored: 2)
+        patch.setattr("curate.schedule.partitions_for", lambda *_: 2)
         with watched(ops):
             go(inputs, folder / "out")
         yield inputs, tree(folder / "out"), ops

@@ -92,7 +92,7 @@ def test_a_run_equals_its_plain_form(inputs: Path, tmp_path: Path) -> None:
 
 def test_layout_does_not_depend_on_partitions_engine_or_batches(inputs: Path, tmp_path: Path, monkeypatch) -> None:
     go(toy.GROUPED, inputs, tmp_path / "a")
-    monkeypatch.setattr("curate.schedule.partitions_for", lambda stored: 64)
+    monkeypatch.setattr("curate.schedule.partitions_for", lambda *_: 64)
     go(toy.GROUPED, inputs, tmp_path / "b")
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
     monkeypatch.undo()
