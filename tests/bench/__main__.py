@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.bench import dedup as _dedup  # noqa: F401 - adds its stages
 from tests.bench.stages import STAGES, installed
 
 ROOT = Path(__file__).resolve().parent.parent.parent
