@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--json", action="store_true", help="as JSON")
     _add_lm(commands)
     _add_classifier(commands)
+    _add_tokenizer(commands)
     _add_dedup(commands)
     report = _command(commands, "report", _report, "the account of a corpus", "curate report corpus --json")
     report.add_argument("dir", metavar="DIR")
@@ -257,6 +258,85 @@ def _add_classifier(commands: Any) -> None:
     classifier.add_argument("--lang", metavar="en", help="only pages in this language")
     classifier.add_argument("--min-characters", type=int, default=1000, metavar="N")
     classifier.add_argument("--seed", type=int, default=0)
+
+
+def _add_tokenizer(commands: Any) -> None:
+    made = _command(
+        commands,
+        "tokenizer",
+        _tokenizer,
+        "train a SentencePiece BPE tokenizer with LLaMA's flags on all sources",
+        "curate tokenizer train corpus --vocab-size 32000",
+    )
+    made.add_argument("action", choices=["train"])
+    made.add_argument("dir", metavar="DIR")
+    made.add_argument("--vocab-size", type=int, default=32000, metavar="N", help="pieces (default: LLaMA's 32000)")
+    made.add_argument("--sample-mb", type=int, default=100, metavar="MB", help="text to learn from (default: 100)")
+    made.add_argument("--weights", metavar="A=N,B=N", help="shares of the sources (default: the paper's)")
+    made.add_argument("--no-dummy-prefix", action="store_true", help="set no space before a text, unlike LLaMA")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--out", metavar="FOLDER", help="default: DIR/models/tokenizer, where curate tokenize looks")
+    tokenize = _command(
+        commands, "tokenize", _tokenize, "encode all documents into token shards", "curate tokenize corpus"
+    )
+    tokenize.add_argument("dir", metavar="DIR")
+    tokenize.add_argument("--model", metavar="FILE", help="default: DIR/models/tokenizer/tokenizer.model")
+    tokenize.add_argument("--sources", metavar="A,B", help="only these sources (default: all)")
+    tokenize.add_argument("--workers", type=int, metavar="N", help="processes of one core each (default: all cores)")
+    tokenize.add_argument("--address", metavar="ADDR", help="join a running Ray cluster")
+    tokenize.add_argument("--engine", choices=["ray", "inline"], default="ray", help="inline: this process alone")
+    tokenize.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def _tokenizer(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from curate.store import replace_file, to_json
+    from tokenizer.report import report, text
+    from tokenizer.train import train
+
+    corpus = _corpus(args.dir)
+    out = Path(args.out) if args.out else corpus.root / "models" / "tokenizer"
+    card = train(
+        corpus, out, vocab_size=args.vocab_size, weights=_weights(args.weights), sample_bytes=args.sample_mb * 1_000_000,
+        seed=args.seed, dummy_prefix=not args.no_dummy_prefix,
+    )  # fmt: skip
+    found = report(corpus, out / "tokenizer.model")
+    replace_file(out / "report.json", to_json(found))
+    print(text(found))
+    print(f"{card['pieces']:,} pieces{'; ' + card['note'] if card['note'] else ''}")
+    print(f"written to {out}: tokenizer.model, tokenizer.json, card.json, report.json; README.md says how to load it")
+    return DONE if found["exact"] else BUG
+
+
+def _weights(given: str | None) -> dict[str, float] | None:
+    """A=67,B=15 as numbers."""
+    from curate.errors import RecipeError
+
+    if given is None:
+        return None
+    try:
+        return {name.strip(): float(value) for name, _, value in (x.partition("=") for x in given.split(",") if x)}
+    except ValueError:
+        raise RecipeError(f"--weights {given}: give them as SOURCE=NUMBER,SOURCE=NUMBER") from None
+
+
+def _tokenize(args: argparse.Namespace) -> int:
+    from curate.progress import Progress
+    from curate.token_shards import text, tokenize
+
+    done = tokenize(
+        args.dir,
+        args.model,
+        sources=[x for x in (args.sources or "").split(",") if x],
+        workers=args.workers,
+        address=args.address,
+        engine=args.engine,
+        progress=Progress.silent() if args.quiet else Progress.stderr(),
+    )
+    print(text(done))
+    print(f"written to {args.dir}/tokens; then:  curate mix {args.dir}")
+    return DONE
 
 
 def _classifier(args: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ doc_id). All is deterministic, so that a task whose worker was killed is done ag
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,7 @@ from curate.store import ArrowFile, Attempt, Commit, RawFile
 
 FACTS = pa.schema([("doc_id", pa.string()), ("score", pa.float64()), ("length", pa.int64()), ("check", pa.uint64())])
 SHOWN_CLUSTERS, SHOWN_MEMBERS = 5, 3  # in the report
+REDUCED = 4_000_000  # pairs that are brought into one forest at a time, at least
 MANY = 1000  # documents: a share of fewer says nothing
 
 
@@ -130,7 +131,7 @@ def links(barrier: DuplicateBarrier, members: Members, index: int, attempt: Atte
         documents.append(part[:, 1].astype(np.int64) | (place << ROW_BITS))
     pairs = candidates(barrier, np.concatenate(keys), np.concatenate(documents))
     by_pair = Partitioned(attempt, "pairs", 1 if barrier.one_key else members.partitions)
-    by_pair.add(_pair_hashes(pairs), pairs)
+    by_pair.add(pair_hashes(pairs), pairs)
     by_pair.finish()
     attempt.raw("candidates").write(np.unique(pairs).data)
     return {"pairs": len(pairs)}
@@ -166,14 +167,12 @@ def pairs(barrier: DuplicateBarrier, members: Members, index: int, attempt: Atte
 
 
 def clusters(barrier: DuplicateBarrier, members: Members, index: int, attempt: Attempt) -> dict[str, Any]:
-    """What is removed. Forests are added one by one, so that no more than two are in memory."""
+    """What is removed."""
     if barrier.one_key:
         edges = records(members.commit("links", index), "pairs", 0).astype(np.int64)
     else:
-        edges = np.zeros((0, 2), np.int64)
-        for p in range(members.partitions):
-            more = np.fromfile(members.commit("pairs", p).path("edges"), np.int64).reshape(-1, 2)
-            edges = forest(np.concatenate([edges, more])) if len(more) else edges
+        found = (members.commit("pairs", p).path("edges") for p in range(members.partitions))
+        edges = reduced(np.fromfile(path, np.int64).reshape(-1, 2) for path in found)
     facts = FactsOf(members)
     made = decide(edges, facts.look_up)
     attempt.raw("decisions").write(np.stack([made.removed, made.survivor, made.size], axis=1).data)
@@ -196,7 +195,21 @@ def forest(pairs: Pairs) -> Pairs:
     return as_pairs(spanning_forest(*as_edges(pairs)))
 
 
-def _pair_hashes(pairs: Pairs) -> Keys:
+def reduced(parts: Iterable[Pairs], room: int = REDUCED) -> Pairs:
+    """One forest of many. No more than the forest, as much again and `room` pairs are in memory at a time.
+
+    What comes waits until it is as much as the forest, so that a pair is looked at a bounded number of times.
+    """
+    whole = np.zeros((0, 2), np.int64)
+    waiting: list[Pairs] = []
+    for part in parts:
+        waiting.append(part)
+        if sum(map(len, waiting)) >= max(room, len(whole)):
+            whole, waiting = forest(np.concatenate([whole, *waiting])), []
+    return forest(np.concatenate([whole, *waiting]))
+
+
+def pair_hashes(pairs: Pairs) -> Keys:
     """A number a pair, uniform over 64 bits: equal pairs, whatever key found them, come together by it."""
     a, b = (x.astype(np.uint64) for x in as_edges(pairs))
     with np.errstate(over="ignore"):

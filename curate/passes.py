@@ -223,9 +223,12 @@ def _job(corpus: Corpus, barriers: Sequence[Barrier], units: Sequence[Unit], nam
 
 
 def _partitions(barrier: Barrier, documents: int) -> int:
-    """Hash partitions, a power of two up to 4,096, so that one partition's keys fit into memory."""
+    """Hash partitions, a power of two from 4 to 4,096, so that one partition's keys fit into memory.
+
+    With 48 bytes a key of one partition, a barrier with one key a document takes at most 12 bytes a document.
+    """
     keys = documents * 3000 / barrier.bytes_per_key
-    count = 1
+    count = 4
     while count * barrier.keys_per_partition < keys and count < 4096:
         count *= 2
     return count

@@ -357,7 +357,7 @@ class Attempt:
 
     def arrow(self, kind: str, schema: pa.Schema, compression: str | None = "zstd") -> ArrowFile:
         """Begin an Arrow file of this attempt."""
-        file = self.files[kind] = ArrowFile(self.path / f"{kind}.arrow", schema, compression)
+        file = self.files[kind] = ArrowFile(self.path / f"{kind or 'file'}.arrow", schema, compression)
         return file
 
     def raw(self, kind: str) -> RawFile:
@@ -533,12 +533,16 @@ def clean_spool(corpus: Corpus, source: str) -> None:
 def gc(corpus: Corpus, source: str) -> tuple[int, int]:
     """Remove superseded generations and files that no commit names; (files, bytes) removed."""
     folder = corpus.final(source)
-    named: set[Path] = set()
-    latest = folder.generations()
-    for commit in corpus.commits(source):
-        named.update(commit.path(kind) for kind in commit.record["files"])
+    return gc_folder(folder, (*FINAL, "commits"), set(folder.generations()))
+
+
+def gc_folder(folder: Folder, kinds: Sequence[str], units: set[str]) -> tuple[int, int]:
+    """As `gc`, of the files of these kinds; what is of other units than `units` goes, too."""
+    latest = {unit: generation for unit, generation in folder.generations().items() if unit in units}
+    commits = [folder.commit(unit, generation) for unit, generation in sorted(latest.items())]
+    named = {commit.path(kind) for commit in commits for kind in commit.record["files"]}
     files = size = 0
-    for kind in (*FINAL, "commits"):
+    for kind in kinds:
         for path in sorted((folder.root / kind).glob("*")):
             m = _UNIT_FILE.match(path.name)
             if kind == "commits":

@@ -55,6 +55,7 @@ EMPTY = np.uint32(0xFFFFFFFF)  # every value of the signature of a text without 
 WORD_SEED, WORD_STEP = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
 MIX_1, MIX_2 = np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53)  # murmur3's finaliser
 POWER = 0xA0761D6478BD642F  # base of the polynomial: odd, bits well spread
+_ONES, _HIGHS = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
 
 U64w = types.Array(types.uint64, 1, "C")
 U32w = types.Array(types.uint32, 1, "C")
@@ -135,22 +136,89 @@ def _entry(data, i, end, table):  # type: ignore[no-untyped-def]
 PARTS, PLACE, SUM, GAP = 0, 1, 2, 3
 
 
+@kernel()
+def _ascii_word(data, i, end):  # type: ignore[no-untyped-def]
+    """(hash, place after the separator) of the word that begins with the ASCII letter or digit at data[i].
+
+    The place is -1 where the word has to be read character by character: near the end of the row, and where no ASCII
+    character separates it from what follows. Eight bytes a step: adding to a byte below 0x80 what carries it to 0x80
+    compares it.
+    """
+    h = WORD_SEED
+    while i + 8 <= end:
+        x = np.uint64(0)
+        for k in range(8):
+            x |= np.uint64(data[np.uint64(i + k)]) << np.uint64(8 * k)
+        seven = x & ~_HIGHS
+        y = seven | (_ONES * np.uint64(0x20))
+        letter = (y + _ONES * np.uint64(0x80 - 0x61)) & ~(y + _ONES * np.uint64(0x80 - 0x7B)) & ~x & _HIGHS
+        digit = (seven + _ONES * np.uint64(0x80 - 0x30)) & ~(seven + _ONES * np.uint64(0x80 - 0x3A)) & ~x & _HIGHS
+        stop = (letter | digit) ^ _HIGHS
+        inside = ((stop & (~stop + np.uint64(1))) >> np.uint64(7)) - np.uint64(1)  # all bits before the first stop
+        x = (x | (letter >> np.uint64(2))) & inside
+        if stop == 0:
+            h = _take(h, x)
+            i += 8
+            continue
+        if inside != 0:
+            h = _take(h, x)
+        i += np.int64(((inside & _ONES) * _ONES) >> np.uint64(56))
+        return h, i + 1 if data[np.uint64(i)] < 0x80 else -1
+    return h, -1
+
+
+@kernel()
+def _take(h, x):  # type: ignore[no-untyped-def]
+    h = (h ^ x) * WORD_STEP
+    return h ^ (h >> np.uint64(32))
+
+
+@kernel(types.uint64(Bytes, types.int64, types.int64, U32s))
+def _hash_ascii(data, i, end, table):  # type: ignore[no-untyped-def]
+    """What `_ascii_word` gives, of data[i:end], whose lower case is ASCII."""
+    h, x, size = WORD_SEED, np.uint64(0), 0
+    while i < end:
+        f, _, i = _entry(data, i, end, table)
+        if f == 0:  # only ignored characters were left
+            break
+        x |= np.uint64(f & POINT) << np.uint64(8 * (size & 7))
+        size += 1
+        if size & 7 == 0:
+            h, x = _take(h, x), np.uint64(0)
+    return _take(h, x) if size & 7 else h
+
+
 @kernel(_TWO(Bytes, types.int64, types.int64, U32s, types.int64, types.uint64, U64w, U64w, U64w))
 def word_shingles(data, i, end, table, n, power_n, ring, state, out):  # type: ignore[no-untyped-def]
-    """Hashes of the word shingles of data[i:end] until `out` is full; returns (how many, where the rest begins)."""
+    """Hashes of the word shingles of data[i:end] until `out` is full; returns (how many, where the rest begins).
+
+    A word in ASCII, once in lower case, is hashed eight bytes a step, any other code point by code point.
+    """
     count, parts, place, total = 0, int(state[PARTS]), int(state[PLACE]), state[SUM]
-    f, i, after = _entry(data, i, end, table)
     while i < end and count < len(out):
-        if f == 0:
-            f, i, after = _entry(data, after, end, table)
-            continue
-        solo = f & SOLO
-        h = WORD_SEED
-        while True:
-            h = (h ^ np.uint64(f & POINT)) * WORD_STEP
-            f, i, after = _entry(data, after, end, table)
-            if f == 0 or f & SOLO or (solo and not f & MARK):
-                break
+        c = data[np.uint64(i)]
+        h, after = WORD_SEED, -1
+        if c < 0x80:
+            if table[np.uint64(c)] == 0:
+                i += 1
+                continue
+            h, after = _ascii_word(data, i, end)
+        if after < 0:
+            f, i, after = _entry(data, i, end, table)
+            if f == 0:
+                i = after
+                continue
+            h, start, solo, wide = WORD_SEED, i, f & SOLO, np.uint32(0)
+            while True:
+                h = (h ^ np.uint64(f & POINT)) * WORD_STEP
+                wide |= f & np.uint32(POINT ^ 0x7F)
+                f, i, after = _entry(data, after, end, table)
+                if f == 0 or f & SOLO or (solo and not f & MARK):
+                    break
+            if wide == 0:
+                h = _hash_ascii(data, start, i, table)
+            after = i
+        i = after
         h = (h ^ (h >> np.uint64(32))) * MIX_1
         total = total * np.uint64(POWER) + h - ring[np.uint64(place)]
         ring[np.uint64(place)] = h * power_n
@@ -265,7 +333,8 @@ def _signatures(data, rows, table, words, n, power_n, a, b, out):  # type: ignor
 def normal_text(data, i, end, table, words, out, starts, ends):  # type: ignore[no-untyped-def]
     """Write data[i:end] as its words with one space between them, or as characters; returns (bytes, parts).
 
-    The text of part k is out[starts[k]:ends[k]]. `out` needs room for 1.5 times the row, the others for its bytes.
+    The text of part k is out[starts[k]:ends[k]]. `out` needs room for twice the row (a space on both sides of a word of
+    three bytes, lower case that is longer), the others for its bytes.
     """
     o = parts = 0
     gap = False
@@ -343,7 +412,7 @@ def _sha1_signatures(data, rows, table, words, n, scheme, a, b, a_64, b_64, out,
     longest = 0
     for row in range(len(rows) - 1):
         longest = max(longest, rows[row + 1] - rows[row])
-    text = np.empty(longest * 3 // 2 + 16, np.uint8)
+    text = np.empty(2 * longest + 16, np.uint8)
     first, last = np.empty(longest + 1, np.int64), np.empty(longest + 1, np.int64)
     for row in range(len(rows) - 1):
         _, parts = normal_text(data, rows[row], rows[row + 1], table, words, text, first, last)
@@ -411,7 +480,7 @@ def _distinct(hashes, offsets, out, ends):  # type: ignore[no-untyped-def]
     longest = 0
     for row in range(len(offsets) - 1):
         longest = max(longest, offsets[row + 1] - offsets[row])
-    places, sorted_ = np.zeros(longest + 2, np.int64), np.empty(longest, np.uint64)
+    places = np.zeros(longest + 2, np.int64)
     total = 0
     ends[0] = 0
     for row in range(len(offsets) - 1):
@@ -420,10 +489,11 @@ def _distinct(hashes, offsets, out, ends):  # type: ignore[no-untyped-def]
         while 4 << bits < size:
             bits += 1
         buckets = 1 << bits
+        first = total  # the row is sorted where its result goes, and then each hash moves to the front once
         if bits == 0:
             for i in range(size):
-                sorted_[i] = hashes[begin + i]
-            sort_few(sorted_, 0, size)
+                out[first + i] = hashes[begin + i]
+            sort_few(out, first, first + size)
         else:  # hashes are uniform: their first bits cut the row into small buckets that are in order
             shift = np.uint64(64 - bits)
             for i in range(buckets + 1):
@@ -435,15 +505,15 @@ def _distinct(hashes, offsets, out, ends):  # type: ignore[no-untyped-def]
             for i in range(size):
                 key = hashes[np.uint64(begin + i)]
                 bucket = np.uint64(key >> shift)
-                sorted_[np.uint64(places[bucket])] = key
+                out[np.uint64(first + places[bucket])] = key
                 places[bucket] += 1
             at = 0
             for i in range(buckets):  # places[i] is now where bucket i ends
-                sort_few(sorted_, at, places[i])
+                sort_few(out, first + at, first + places[i])
                 at = places[i]
-        for i in range(size):
-            if i == 0 or sorted_[i] != sorted_[i - 1]:
-                out[np.uint64(total)] = sorted_[i]
+        for i in range(first, first + size):
+            if i == first or out[i] != out[total - 1]:
+                out[np.uint64(total)] = out[i]
                 total += 1
         ends[row + 1] = total
     return total
@@ -531,7 +601,7 @@ def shingles(column: pa.Array | pa.ChunkedArray, unit: str = "word", n: int = 5)
     offsets = np.empty(len(rows), np.int64)
     power_n = np.uint64(pow(POWER, n, 2**64))
     count = _shingles(data, rows, table, unit == "word", n, power_n, out, offsets)
-    return out[:count].copy(), offsets
+    return out[:count], offsets
 
 
 def minima(column: pa.Array | pa.ChunkedArray, a: Table, b: Table, unit: str = "word", n: int = 5) -> Signatures:
@@ -574,7 +644,7 @@ def shingle_texts(text: str, unit: str = "word", n: int = 5) -> list[str]:
     """The shingles of one text as strings: n words with a space between, or n characters. The slow way, to look at."""
     table, data = _table(unit, n), np.frombuffer(text.encode() or b"\0", np.uint8)
     size = len(text.encode())
-    out = np.empty(size * 3 // 2 + 16, np.uint8)
+    out = np.empty(2 * size + 16, np.uint8)
     starts, ends = np.empty(size + 1, np.int64), np.empty(size + 1, np.int64)
     _, parts = normal_text(data, 0, size, table, unit == "word", out, starts, ends)
     raw = out.tobytes()
@@ -586,7 +656,7 @@ def distinct(hashes: Hashes, offsets: Offsets) -> tuple[Hashes, Offsets]:
     """The hashes of each row in ascending order, each once; as (hashes, offsets) again."""
     out, ends = np.empty(int(offsets[-1] - offsets[0]), np.uint64), np.empty(len(offsets), np.int64)
     count = _distinct(hashes, offsets, out, ends)
-    return (out if count == len(out) else out[:count].copy()), ends
+    return out[:count], ends
 
 
 def pair_similarity(
