@@ -6,6 +6,7 @@ do without a model runs without it, and says so; `strict` makes that an error.
     lid         fastText's language identification (required)
     lm          a folder an n-gram language model, a folder a language; perplexity cut-offs lie beside each
     reference   the classifier of pages that Wikipedia cites
+    badwords    a list of terms that no page of C4 holds
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from curate.cache import cache_root
-from curate.errors import RecipeError
+from curate.errors import CurateError, RecipeError
 from curate.filters.perplexity import cutoffs_from_sample, freeze_cutoffs, languages
 from curate.models import card, find
 from curate.ngram import published
@@ -35,6 +36,7 @@ OPTIONAL = {  # what a stage does without its model, and how to make one
         "curate classifier train --cited URLS --pages CORPUS --out OUT/models/reference{}",
     ),
 }
+NO_LIST = "no list of bad words: no page dropped for them (to give one: --set c4_bad_words.words=FILE)"
 
 Note = Callable[[str], None]
 
@@ -51,13 +53,16 @@ def resolve_models(
             given = dict(step.settings)[setting]
             if kind == "lid":
                 path: Path | None = _adopt_published(kind, given, corpus, note)
+            elif kind == "badwords":
+                path = _adopt_list(kind, given, corpus, note)
+                lacking += [NO_LIST] if path is None else []
             elif kind == "lm":
                 path = _adopt_folder(kind, given, corpus)
                 lacking += _languages_without(recipe, path)
             else:
                 path = _adopt_file(kind, given, corpus)
                 lacking += [OPTIONAL[kind][0].format("")] if path is None else []
-            if path is not None and kind != "lid":
+            if path is not None and kind not in ("lid", "badwords"):
                 note(f"model {kind}: {path}")
             step = step.with_settings(**{setting: None if path is None else str(path)})
             recipe = recipe.with_stage(step)
@@ -77,6 +82,17 @@ def _adopt_published(kind: str, given: str | None, corpus: Corpus, note: Note) -
         replace_file(kept.with_name("card.json"), to_json(card(found)))
     note(f"model {kind}: {found.origin}, sha256 {found.digest[:12]}")
     return kept
+
+
+def _adopt_list(kind: str, given: str | None, corpus: Corpus, note: Note) -> Path | None:
+    """A published list that a run can do without; one that was given and cannot be used is an error."""
+    try:
+        return _adopt_published(kind, given, corpus, note)
+    except RecipeError:
+        raise
+    except CurateError as error:
+        note(str(error))
+        return None
 
 
 def _adopt_folder(kind: str, given: str | None, corpus: Corpus) -> Path | None:

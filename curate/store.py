@@ -28,6 +28,7 @@ import re
 import secrets
 import shutil
 import socket
+import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -135,13 +136,29 @@ def read_json(path: Path) -> Any:
 
 
 def file_digest(path: Path) -> tuple[int, str]:
-    """(bytes, sha256) of a file, read in pieces."""
+    """(bytes, sha256) of a file, read in pieces; of a folder, over the names and contents of its files in order."""
+    if path.is_dir():
+        return _folder_digest(path)
     digest, size = hashlib.sha256(), 0
     with open(path, "rb", buffering=0) as f:
         while piece := f.read(1 << 20):
             digest.update(piece)
             size += len(piece)
     return size, digest.hexdigest()
+
+
+def _folder_digest(folder: Path) -> tuple[int, str]:
+    """Links and what is no regular file count by their names alone."""
+    digest, total = hashlib.sha256(), 0
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            path = os.path.join(place, name)
+            is_file = stat.S_ISREG(os.lstat(path).st_mode)
+            size, content = file_digest(Path(path)) if is_file else (0, "")
+            digest.update(f"{os.path.relpath(path, folder)}\0{size}\0{content}\n".encode("utf-8", "surrogateescape"))
+            total += size
+    return total, digest.hexdigest()
 
 
 class _Digesting:

@@ -7,8 +7,10 @@ on bounded batches, and commits documents, dropped records and, where a barrier 
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import resource
+import stat
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -114,7 +116,22 @@ def identity(path: str) -> list[int] | None:
         found = os.stat(path)
     except OSError:
         return None
+    if stat.S_ISDIR(found.st_mode):
+        return _folder_identity(path)
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+
+
+def _folder_identity(path: str) -> list[int]:
+    """Files of a folder, and a digest of what the file system says of each of them."""
+    count, seen = 0, hashlib.blake2b(digest_size=8)
+    for place, folders, names in os.walk(path):
+        folders.sort()
+        for name in sorted(names):
+            about = os.lstat(os.path.join(place, name))
+            line = f"{place}/{name}\0{about.st_size} {about.st_mtime_ns} {about.st_ctime_ns} {about.st_ino}\n"
+            seen.update(line.encode("utf-8", "surrogateescape"))
+            count += 1
+    return [count, int(seen.hexdigest(), 16)]
 
 
 def run_task(job: Job, task: Task) -> Result:
@@ -202,6 +219,8 @@ def run_segment(job: Job, task: SegmentTask) -> Result:
     as_found = identity(task.split.path) if before is None else None
     counts, tally = Counts(before.record["counts"] if before else None), None if before else Tally()
     with Attempt(folder, task.split.unit) as attempt:
+        if tally is not None:
+            tally.scratch = str(attempt.path)
         schema = job.recipe.schema if last else job.recipe.schema_before(job.recipe.segments()[segment.number + 1])
         documents = attempt.arrow("documents", schema, "zstd" if last else "lz4")
         dropped = attempt.arrow("dropped", DROPPED)
