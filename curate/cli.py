@@ -242,6 +242,11 @@ def _add_lm(commands: Any) -> None:
 
 
 def _add_classifier(commands: Any) -> None:
+    cited = _command(
+        commands, "cited", _cited, "write the addresses that Wikipedia articles cite", "curate cited corpus cited.arrow"
+    )
+    cited.add_argument("dir", metavar="DIR")
+    cited.add_argument("out", metavar="FILE", help="an Arrow table: url, cited_by, lang")
     classifier = _command(
         commands,
         "classifier",
@@ -298,9 +303,14 @@ def _tokenizer(args: argparse.Namespace) -> int:
     corpus = _corpus(args.dir)
     out = Path(args.out) if args.out else corpus.root / "models" / "tokenizer"
     card = train(
-        corpus, out, vocab_size=args.vocab_size, weights=_weights(args.weights), sample_bytes=args.sample_mb * 1_000_000,
-        seed=args.seed, dummy_prefix=not args.no_dummy_prefix,
-    )  # fmt: skip
+        corpus,
+        out,
+        vocab_size=args.vocab_size,
+        weights=_weights(args.weights),
+        sample_bytes=args.sample_mb * 1_000_000,
+        seed=args.seed,
+        dummy_prefix=not args.no_dummy_prefix,
+    )
     found = report(corpus, out / "tokenizer.model")
     replace_file(out / "report.json", to_json(found))
     print(text(found))
@@ -350,6 +360,17 @@ def _classifier(args: argparse.Namespace) -> int:
     card = train(Path(args.cited), pages, out, seed=args.seed, min_characters=args.min_characters, lang=args.lang)
     print(summary(card))
     print(f"written to {out}: model.bin, card.json, calibration.svg")
+    return DONE
+
+
+def _cited(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from sources.wikipedia import cited_urls
+
+    count = cited_urls(_corpus(args.dir), Path(args.out))
+    print(f"written to {args.out}: {count:,} cited addresses")
+    print(f"then:  curate classifier train --cited {args.out} --pages CORPUS")
     return DONE
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import random
 from pathlib import Path
@@ -11,7 +12,9 @@ from datasketch import MinHash, MinHashLSH
 
 from curate.dedup.matching import find
 from curate.dedup.near import near
+from curate.engine import run
 from curate.kernels.minhash import shingle_texts
+from curate.store import Corpus, tables
 from tests.copies import table
 
 Pair = tuple[int, int]
@@ -99,3 +102,23 @@ def test_edited_copies(shared_data: Path, threshold: float) -> None:
     assert f1(found, gold) >= 0.95
     assert f1(found, gold) > f1(peer, gold)
     assert found <= gold  # verified: nothing below the threshold
+
+
+def test_editions_of_books(shared_data: Path, tmp_path: Path) -> None:
+    """The books recipe finds all labelled pairs of editions, and joins no others."""
+    rows = list(csv.DictReader(open(shared_data / "books" / "GOLD_near_duplicates.dev.tsv"), delimiter="\t"))
+    run("books", [str(shared_data / "books")], out=tmp_path, engine="inline")
+    corpus = Corpus(tmp_path)
+    names = {c.unit: str(c.record["name"]) for c in corpus.commits("books")}
+    kept, dropped = {}, {}
+    for commit in corpus.commits("books"):
+        kept |= {row: names[commit.unit] for t in tables(commit, "documents") for row in t["doc_id"].to_pylist()}
+        for t in tables(commit, "dropped"):
+            dropped |= {r["value"][:32]: [] for r in t.to_pylist() if r["stage"] == "containment"} | dropped
+            for r in t.to_pylist():
+                if r["stage"] == "containment":
+                    dropped[r["value"][:32]].append(names[commit.unit])
+    clusters = [{kept[survivor], *parts} for survivor, parts in dropped.items()]
+    found = {frozenset(pair) for cluster in clusters for pair in itertools.combinations(sorted(cluster), 2)}
+    gold = {frozenset((r["file_a"], r["file_b"])) for r in rows}
+    assert len(gold) == 24 and found == gold

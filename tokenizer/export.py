@@ -6,8 +6,9 @@ SentencePiece's (with BOS before them, as LLaMA's; `add_special_tokens=False` fo
 
 The trap: the class `LlamaTokenizer` (and `LlamaTokenizerFast`) of transformers 5 does not use the file as it is. It
 builds a pipeline of its own that treats leading spaces in another way: texts that begin with a space get other ids
-(205 of the 206 that differed among 1,015; the other one began with U+2581). Of a model trained without the dummy prefix (`curate tokenizer train --no-dummy-prefix`) this class, too, gives SentencePiece's
-ids; such a model departs from LLaMA's in that a text's first word has no space before it.
+(205 of the 206 that differed among 1,015; the other one began with U+2581). Of a model trained without the dummy prefix
+(`curate tokenizer train --no-dummy-prefix`) this class, too, gives SentencePiece's ids; such a model departs from
+LLaMA's in that a text's first word has no space before it.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ the embedded sample repeated. Each stage runs in a process of its own on one cor
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -20,8 +21,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.bench import dedup as _dedup  # noqa: F401 - adds its stages
 from tests.bench.stages import STAGES, installed
+
+MODULES = ("minhash", "dedup", "c4", "github", "wikipedia", "books", "arxiv", "stackexchange", "tokenizer")
+for _name in MODULES:  # each adds its stages
+    importlib.import_module(f"tests.bench.{_name}")
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SET = ROOT / ".venv" / "bench"
