@@ -427,9 +427,11 @@ def _report(args: argparse.Namespace) -> int:
 
 def _verify(args: argparse.Namespace) -> int:
     from curate.report import verify
+    from curate.token_shards import verify_tokens
 
     corpus = _corpus(args.dir)
     problems = verify(corpus)
+    problems += [line for source in corpus.sources() for line in verify_tokens(corpus, source)]
     for line in problems:
         print(line)
     units = sum(1 for source in corpus.sources() for _ in corpus.final(source).generations())

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from curate.download import configure
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -18,3 +21,10 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real inputs at {folder} (set CURATE_SHARED_DATA)")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _requests_of_the_environment() -> Iterator[None]:
+    """What a run inside this process set for requests on the web is not the next test's."""
+    yield
+    configure(None)

@@ -31,6 +31,15 @@ COMMANDS = [
     for line in block.splitlines()
     if line.strip() and not line.startswith("#")
 ]
+INPUTS = {  # what the README calls a folder of files of a source
+    "c4": "shards",
+    "github": "repositories",
+    "wikipedia": "dumps",
+    "books": "library",
+    "arxiv": "papers",
+    "stackexchange": "sites",
+}
+ON_THE_CORPUS = ("why", "verify", "report", "models", "gc", "classifier", "tokenizer", "tokenize")
 HEAD = """
     import sys
     from ray.cluster_utils import Cluster
@@ -51,10 +60,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f.write("\n".join(pages[::3]))
     for file in commoncrawl_files():
         shutil.copy(file, folder / "crawl")
+    for source, name in INPUTS.items():
+        shutil.copytree(SAMPLE.parent / source, folder / name)
     (folder / "urls").write_text("\n".join(reference_urls()))
     assert shell("gzip -c urls > cited-urls.txt.gz && rm urls", folder).returncode == 0
     keep = "--set perplexity.keep=head,middle,tail --set reference.min_score=0"  # pages enough to train with
     assert shell(f"curate run commoncrawl --out corpus --engine inline {keep}", folder).returncode == 0
+    assert shell("curate run wikipedia --out corpus --engine inline", folder).returncode == 0
     return folder
 
 
@@ -86,13 +98,13 @@ def test_the_readme_has_its_commands() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith("make ") and "--address" not in c])
 def test_a_command_of_the_readme(command: str, folder: Path, crawl: Crawl) -> None:
-    out = (
-        "corpus"
-        if command.split()[1] in ("why", "verify", "report", "models", "gc", "classifier")
-        else f"out-{abs(hash(command))}"
-    )
-    line = command.replace(".venv/bin/curate", "curate").replace("--out corpus", f"--out {out}")
-    line = line.replace("run commoncrawl", "run commoncrawl --workers 2")
+    verb, out = command.split()[1], f"out-{abs(hash(command))}"
+    line = command.replace(".venv/bin/curate", "curate")
+    if verb in ("run", "plan", "lm"):
+        line = re.sub(r"^(curate run \S+)", r"\1 --workers 2", line.replace("--out corpus", f"--out {out}"))
+    elif verb not in ON_THE_CORPUS:
+        shutil.copytree(folder / "corpus", folder / out)
+        line = line.replace(" corpus", f" {out}")
     if "classifier train" in line:
         line += " --min-characters 300"
     if "--dump" in line:
