@@ -82,6 +82,6 @@ def refuse_runaway(barrier: Barrier, members: Members) -> None:
         raise StageError(
             f"would remove {removed:,} of {total:,} documents ({100 * removed / total:.0f} %), more than "
             f"{barrier.name}.max_removed={barrier.max_removed:g} allows; the largest of its clusters has "
-            f"{largest[0]['size']:,}, which {largest[0]['survivor']} stands for",
+            f"{largest[0]['size']:,}, which {largest[0]['survivor']['doc_id']} stands for",
             barrier.name,
         )

@@ -368,7 +368,7 @@ def _cited(args: argparse.Namespace) -> int:
 
     from sources.wikipedia import cited_urls
 
-    count = cited_urls(_corpus(args.dir), Path(args.out))
+    count = cited_urls(_corpus(args.dir).root, Path(args.out))
     print(f"written to {args.out}: {count:,} cited addresses")
     print(f"then:  curate classifier train --cited {args.out} --pages CORPUS")
     return DONE

@@ -39,7 +39,7 @@ from curate.stage import DuplicateBarrier, KeyBatch, Keys, Offsets, Outcome
 from curate.store import ArrowFile, Attempt, Commit, RawFile
 
 FACTS = pa.schema([("doc_id", pa.string()), ("score", pa.float64()), ("length", pa.int64()), ("check", pa.uint64())])
-SHOWN_CLUSTERS, SHOWN_MEMBERS = 5, 3  # in the report
+SHOWN_CLUSTERS, SHOWN_MEMBERS, BEGINS = 5, 3, 80  # in the report; characters of a text
 REDUCED = 4_000_000  # pairs that are brought into one forest at a time, at least
 MANY = 1000  # documents: a share of fewer says nothing
 
@@ -185,9 +185,27 @@ def _largest(made: Decisions, facts: FactsOf) -> list[dict[str, Any]]:
     found = []
     for i in np.lexsort((survivors, -counts))[:SHOWN_CLUSTERS].tolist():
         members = made.removed[made.survivor == survivors[i]][:SHOWN_MEMBERS]
-        ids = facts.ids(np.concatenate([[survivors[i]], members]))
-        found.append({"size": int(counts[i]) + 1, "survivor": ids[0], "removed": ids[1:]})
+        shown = _shown(facts.members, np.concatenate([[survivors[i]], members]))
+        found.append({"size": int(counts[i]) + 1, "survivor": shown[0], "removed": shown[1:]})
     return found
+
+
+def _shown(members: Members, documents: Documents) -> list[dict[str, str]]:
+    """What people recognise a document by: its id, its address, how its text begins."""
+    found: dict[int, dict[str, str]] = {}
+    for place, which in _by_unit(documents):
+        first, rows = place << ROW_BITS, np.sort(documents[which]) - (place << ROW_BITS)
+        seen = 0
+        for table in members.documents(members.units[place]):
+            wanted = rows[(rows >= seen) & (rows < seen + table.num_rows)]
+            part = table.select(["doc_id", "url", "text"]).take(pa.array(wanted - seen))
+            for row, one in zip(wanted.tolist(), part.to_pylist(), strict=True):
+                begins = " ".join(one["text"][: 4 * BEGINS].split())[:BEGINS]
+                found[first + row] = {"doc_id": one["doc_id"], "url": one["url"] or "", "begins": begins}
+            seen += table.num_rows
+            if seen > rows[-1]:
+                break
+    return [found[int(d)] for d in documents]
 
 
 def forest(pairs: Pairs) -> Pairs:
@@ -344,5 +362,5 @@ def outcome(barrier: DuplicateBarrier, members: Members) -> tuple[int, int, list
     tasks = members.partitions if barrier.one_key else 1
     found = [members.commit("clusters", i).record for i in range(tasks)]
     total = sum(int(members.keyed(u).record["files"]["facts"]["rows"]) for u in members.units)
-    clusters = sorted((c for r in found for c in r["largest"]), key=lambda c: (-c["size"], c["survivor"]))
+    clusters = sorted((c for r in found for c in r["largest"]), key=lambda c: (-c["size"], c["survivor"]["doc_id"]))
     return total, sum(int(r["removed"]) for r in found), clusters[:SHOWN_CLUSTERS]

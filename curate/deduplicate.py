@@ -16,7 +16,7 @@ from curate.errors import RecipeError, StageError, StoreError, near
 from curate.passes import PassJob, PassSchedule, findings, finish, freeze, sample
 from curate.progress import Progress
 from curate.recipe import describe, part_module
-from curate.report import account, write_html
+from curate.report import account, plain, write_html
 from curate.stage import Barrier, DuplicateBarrier
 from curate.store import Corpus, gc, locked
 
@@ -139,15 +139,17 @@ def _gate(p: _Pass, trials: Sequence[Trial], found: list[dict[str, Any]], job: P
     for one in found:
         p.progress.note(f"{one['barrier']}: removes {one['removed']:,} of {one['documents']:,} documents")
         for cluster in one["largest"]:
-            p.progress.note(
-                f"  {cluster['size']:,} alike: {cluster['survivor']} stays, {', '.join(cluster['removed'])} ... go"
-            )
-        is_first = (
-            one["barrier"] == found[0]["barrier"]
-        )  # a later one sees what the first has left: no longer the sample
-        surprise = by_name[one["barrier"]].surprise(one["removed"], one["documents"]) if is_first else None
+            first, more = cluster["survivor"], cluster["size"] - 1 - len(cluster["removed"])
+            p.progress.note(f"  {cluster['size']:,} alike; kept: {_named(first)} {plain(first['begins'])!r}")
+            gone = ", ".join(map(_named, cluster["removed"])) + (f" and {more:,} more" if more else "")
+            p.progress.note(f"    removed: {gone}")
+        surprise = by_name[one["barrier"]].surprise(one["removed"], one["documents"])
         if surprise and not p.accept:
             raise StageError(f"{surprise}; nothing was changed (--accept goes on)", one["barrier"])
+
+
+def _named(document: dict[str, str]) -> str:
+    return plain(document["url"]) or document["doc_id"]
 
 
 def _with_pass(corpus: Corpus, job: PassJob, found: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -333,7 +333,7 @@ _STYLE = """
 @media(prefers-color-scheme:dark){:root{--ink:#e6ebf1;--soft:#9aa8b8;--line:#2c3642;--page:#12171d;--card:#1a212a}}
 body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--page);max-width:60rem;margin:2rem auto;
 padding:0 1rem}
-h1{font-size:1.5rem;margin:0}h2{font-size:1.15rem;margin:2rem 0 .5rem}p.soft,td.soft{color:var(--soft)}
+h1{font-size:1.5rem;margin:0}h2{font-size:1.15rem;margin:2rem 0 .5rem}p.soft,td.soft,div.soft{color:var(--soft)}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(9rem,1fr));gap:.75rem;margin:1rem 0}
 .card{background:var(--card);border-radius:.5rem;padding:.75rem 1rem}.card b{display:block;font-size:1.35rem}
 table{border-collapse:collapse;width:100%}td,th{padding:.3rem .5rem;border-bottom:1px solid var(--line);text-align:left;
@@ -348,6 +348,7 @@ def write_html(corpus: Corpus, report: dict[str, Any]) -> Path:
     """One self-contained page: the waterfall, the reasons with examples, damage. Nothing is loaded from elsewhere."""
     path = corpus.root / "report.html"
     parts = [_source_html(corpus, name, s) for name, s in report["sources"].items()]
+    parts += [_clusters_html(found) for one in corpus.manifest.get("passes", []) for found in one["found"]]
     balance = "Every record is accounted for." if report["balances"] else "The account does not balance!"
     page = (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>Curation report</title>"
@@ -424,6 +425,27 @@ def _examples(corpus: Corpus, source: str, each: int = 3, units: int = 20) -> di
                 if len(rows) < each:
                     rows.append(row)
     return dict(sorted(found.items()))
+
+
+def _clusters_html(found: dict[str, Any]) -> str:
+    """The largest clusters of one duplicate barrier of a later pass."""
+    rows = []
+    named = lambda d: f"<code>{html.escape(d['url'] or d['doc_id'])}</code>"  # noqa: E731
+    for cluster in found["largest"]:
+        kept, more = cluster["survivor"], cluster["size"] - 1 - len(cluster["removed"])
+        gone = "".join(f"<div class='url'>{named(d)}</div>" for d in cluster["removed"])
+        rows.append(
+            f"<tr><td class='n'>{cluster['size']:,}</td><td class='url'>{named(kept)}"
+            f"<div class='soft'>{html.escape(kept['begins'])}</div></td>"
+            f"<td>{gone}{f'and {more:,} more' if more else ''}</td></tr>"
+        )
+    if not rows:
+        return ""
+    head = "<tr><th class='n'>documents</th><th>kept</th><th>removed</th></tr>"
+    title = (
+        f"Largest clusters of {html.escape(found['barrier'])}: {found['removed']:,} of {found['documents']:,} removed"
+    )
+    return f"<h2>{title}</h2><table>{head}{''.join(rows)}</table>"
 
 
 def _damage_html(s: dict[str, Any]) -> str:

@@ -83,7 +83,7 @@ def rehearse(
     barrier: DuplicateBarrier, sample: Sequence[pa.Table], documents: int, seed: int = 0
 ) -> tuple[Trial, list[pa.Table]]:
     """Try a barrier on a sample of a corpus of so many documents; the sample comes back without its duplicates."""
-    base = pa.concat_tables(sample).combine_chunks()
+    base = pa.concat_tables(sample, promote_options="default").combine_chunks()  # sources have columns of their own
     removed = find(barrier, [base]).decisions.removed
     rng = np.random.default_rng(seed)
     stays = np.setdiff1d(np.arange(base.num_rows), removed)
