@@ -60,7 +60,7 @@ class KeyedUnit:
         batch: KeyBatch = self.barrier.emit(table)
         rows = np.repeat(np.arange(self.rows, self.rows + table.num_rows, dtype=np.uint64), np.diff(batch.offsets))
         self.keys.add(batch.keys, np.stack([batch.keys, rows], axis=1))
-        facts = facts_of(self.barrier, table)
+        facts = facts_of(self.barrier, table, batch)
         self.facts.write(pa.table([table["doc_id"], facts.score, facts.length, facts.check], schema=FACTS))
         self.rows += table.num_rows
 

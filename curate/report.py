@@ -430,12 +430,11 @@ def _examples(corpus: Corpus, source: str, each: int = 3, units: int = 20) -> di
 def _clusters_html(found: dict[str, Any]) -> str:
     """The largest clusters of one duplicate barrier of a later pass."""
     rows = []
-    named = lambda d: f"<code>{html.escape(d['url'] or d['doc_id'])}</code>"  # noqa: E731
     for cluster in found["largest"]:
         kept, more = cluster["survivor"], cluster["size"] - 1 - len(cluster["removed"])
-        gone = "".join(f"<div class='url'>{named(d)}</div>" for d in cluster["removed"])
+        gone = "".join(f"<div class='url'>{_named(d)}</div>" for d in cluster["removed"])
         rows.append(
-            f"<tr><td class='n'>{cluster['size']:,}</td><td class='url'>{named(kept)}"
+            f"<tr><td class='n'>{cluster['size']:,}</td><td class='url'>{_named(kept)}"
             f"<div class='soft'>{html.escape(kept['begins'])}</div></td>"
             f"<td>{gone}{f'and {more:,} more' if more else ''}</td></tr>"
         )
@@ -446,6 +445,10 @@ def _clusters_html(found: dict[str, Any]) -> str:
         f"Largest clusters of {html.escape(found['barrier'])}: {found['removed']:,} of {found['documents']:,} removed"
     )
     return f"<h2>{title}</h2><table>{head}{''.join(rows)}</table>"
+
+
+def _named(document: dict[str, str]) -> str:
+    return f"<code>{html.escape(document['url'] or document['doc_id'])}</code>"
 
 
 def _damage_html(s: dict[str, Any]) -> str:

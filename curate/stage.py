@@ -136,6 +136,7 @@ class KeyBatch:
     keys: Keys  # uint64, uniform over their range (hash them first)
     local: Flags  # a key: 0 = ask the other splits, 1 = already known to be a repeat and not asked
     offsets: Offsets  # rows + 1: keys of row i are offsets[i]:offsets[i + 1]
+    check: Keys | None = None  # of a duplicate barrier, a number a row: documents for which it differs are no copies
 
 
 class Barrier(ABC):
@@ -197,10 +198,6 @@ class DuplicateBarrier(Barrier):
     scope: int | str
     max_removed: float
     memory: int  # MB, of one task that resolves a partition
-
-    @abstractmethod
-    def check(self, table: pa.Table) -> Keys:
-        """A second number a row; documents for which it differs are no copies, whatever their keys say."""
 
     @abstractmethod
     def shingles(self, table: pa.Table) -> tuple[Keys, Offsets]:

@@ -40,16 +40,12 @@ class _SameKey(DuplicateBarrier):
         raise NotImplementedError
 
     def emit(self, table: pa.Table) -> KeyBatch:
-        """At most one key a row."""
+        """At most one key a row, and the other 64 bits."""
         found = self._hashes(table)
         has = found.any(axis=1)
         offsets = np.concatenate([[0], np.cumsum(has)]).astype(np.int64)
         keys = np.ascontiguousarray(found[has, 0])
-        return KeyBatch(keys, np.zeros(len(keys), np.uint8), offsets)
-
-    def check(self, table: pa.Table) -> Keys:
-        """The other 64 bits."""
-        return np.ascontiguousarray(self._hashes(table)[:, 1])
+        return KeyBatch(keys, np.zeros(len(keys), np.uint8), offsets, np.ascontiguousarray(found[:, 1]))
 
     def shingles(self, table: pa.Table) -> tuple[Keys, Offsets]:
         """Not asked for."""

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from curate.kernels.clusters import components, links_of_partition, sorted_edges, survivors
 from curate.kernels.minhash import pair_similarity
-from curate.stage import Bools, DuplicateBarrier, Keys, Offsets, Scores
+from curate.stage import Bools, DuplicateBarrier, KeyBatch, Keys, Offsets, Scores
 
 Documents = npt.NDArray[np.int64]
 Pairs = npt.NDArray[np.int64]  # shape (n, 2), the smaller document first
@@ -68,7 +68,7 @@ def as_edges(pairs: Pairs) -> tuple[Documents, Documents]:
     return np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1])
 
 
-def facts_of(barrier: DuplicateBarrier, table: pa.Table) -> Facts:
+def facts_of(barrier: DuplicateBarrier, table: pa.Table, batch: KeyBatch) -> Facts:
     """Facts of the rows of one table. The score is a number, or a date (the newest survives)."""
     length = pc.cast(pc.binary_length(table["text"]), pa.int64()).to_numpy()
     name = barrier.score.removeprefix("-")
@@ -78,7 +78,8 @@ def facts_of(barrier: DuplicateBarrier, table: pa.Table) -> Facts:
         if pa.types.is_timestamp(column.type):
             column = pc.cast(column, pa.int64())
         score = pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float64)
-    return Facts(-score if barrier.score.startswith("-") else score, length, barrier.check(table))
+    check = np.zeros(table.num_rows, np.uint64) if batch.check is None else batch.check
+    return Facts(-score if barrier.score.startswith("-") else score, length, check)
 
 
 def candidates(barrier: DuplicateBarrier, keys: Keys, documents: Documents) -> Pairs:
@@ -149,7 +150,7 @@ def find(barrier: DuplicateBarrier, tables: Sequence[pa.Table]) -> Found:
         counts = np.diff(batch.offsets)
         keys.append(batch.keys)
         documents.append(np.repeat(np.arange(first, first + len(counts)), counts))
-        facts.append(facts_of(barrier, table))
+        facts.append(facts_of(barrier, table, batch))
         first += table.num_rows
     together = Facts(*(np.concatenate([getattr(f, n) for f in facts]) for n in ("score", "length", "check")))
     found = candidates(barrier, np.concatenate(keys), np.concatenate(documents))

@@ -30,10 +30,6 @@ class _Shingled(DuplicateBarrier):
 
     finds_near = True
 
-    def check(self, table: pa.Table) -> Keys:
-        """Nothing beyond the keys."""
-        return np.zeros(table.num_rows, np.uint64)
-
     def shingles(self, table: pa.Table) -> tuple[Keys, Offsets]:
         """Sorted distinct shingle hashes a row."""
         return distinct(*shingles(table["text"], self.unit, self.n))
