@@ -77,11 +77,12 @@ def refuse_runaway(barrier: Barrier, members: Members) -> None:
     """StageError where more is removed than the barrier's `max_removed` allows."""
     if not isinstance(barrier, DuplicateBarrier):
         return
-    total, removed, largest = clustering.outcome(barrier, members)
+    total, removed = clustering.outcome(barrier, members)
     if total >= clustering.MANY and removed > barrier.max_removed * total:
+        first = clustering.largest(barrier, members)[0]
         raise StageError(
             f"would remove {removed:,} of {total:,} documents ({100 * removed / total:.0f} %), more than "
             f"{barrier.name}.max_removed={barrier.max_removed:g} allows; the largest of its clusters has "
-            f"{largest[0]['size']:,}, which {largest[0]['survivor']['doc_id']} stands for",
+            f"{first['size']:,}, which {first['survivor']['doc_id']} stands for",
             barrier.name,
         )

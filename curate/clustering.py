@@ -176,17 +176,16 @@ def clusters(barrier: DuplicateBarrier, members: Members, index: int, attempt: A
     facts = FactsOf(members)
     made = decide(edges, facts.look_up)
     attempt.raw("decisions").write(np.stack([made.removed, made.survivor, made.size], axis=1).data)
-    return {"removed": len(made.removed), "largest": _largest(made, facts)}
+    return {"removed": len(made.removed), "largest": _largest(made)}
 
 
-def _largest(made: Decisions, facts: FactsOf) -> list[dict[str, Any]]:
-    """The largest clusters, with a few of their documents."""
+def _largest(made: Decisions) -> list[dict[str, Any]]:
+    """The largest clusters, with a few of their documents (by number)."""
     survivors, counts = np.unique(made.survivor, return_counts=True)
     found = []
     for i in np.lexsort((survivors, -counts))[:SHOWN_CLUSTERS].tolist():
         members = made.removed[made.survivor == survivors[i]][:SHOWN_MEMBERS]
-        shown = _shown(facts.members, np.concatenate([[survivors[i]], members]))
-        found.append({"size": int(counts[i]) + 1, "survivor": shown[0], "removed": shown[1:]})
+        found.append({"size": int(counts[i]) + 1, "survivor": int(survivors[i]), "removed": members.tolist()})
     return found
 
 
@@ -357,10 +356,26 @@ class Removals:
         return Outcome(reason=pa.array(reason, pa.string()), value=pa.array(value, pa.string()))
 
 
-def outcome(barrier: DuplicateBarrier, members: Members) -> tuple[int, int, list[dict[str, Any]]]:
-    """(documents, how many of them are removed, the largest clusters) once all phases are done."""
-    tasks = members.partitions if barrier.one_key else 1
-    found = [members.commit("clusters", i).record for i in range(tasks)]
+def outcome(barrier: DuplicateBarrier, members: Members) -> tuple[int, int]:
+    """(documents, how many of them are removed) once all phases are done."""
+    found = _found(barrier, members)
     total = sum(int(members.keyed(u).record["files"]["facts"]["rows"]) for u in members.units)
-    clusters = sorted((c for r in found for c in r["largest"]), key=lambda c: (-c["size"], c["survivor"]["doc_id"]))
-    return total, sum(int(r["removed"]) for r in found), clusters[:SHOWN_CLUSTERS]
+    return total, sum(int(r["removed"]) for r in found)
+
+
+def largest(barrier: DuplicateBarrier, members: Members) -> list[dict[str, Any]]:
+    """The largest clusters of all, with id, address and beginning of a few of their documents."""
+    clusters = sorted(
+        (c for r in _found(barrier, members) for c in r["largest"]), key=lambda c: (-c["size"], c["survivor"])
+    )[:SHOWN_CLUSTERS]
+    asked = [d for c in clusters for d in (c["survivor"], *c["removed"])]
+    shown = dict(zip(asked, _shown(members, np.array(asked, np.int64)), strict=True))
+    return [
+        {"size": c["size"], "survivor": shown[c["survivor"]], "removed": [shown[d] for d in c["removed"]]}
+        for c in clusters
+    ]
+
+
+def _found(barrier: DuplicateBarrier, members: Members) -> list[dict[str, Any]]:
+    tasks = members.partitions if barrier.one_key else 1
+    return [members.commit("clusters", i).record for i in range(tasks)]

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from curate.dedup.bands import explain
+from curate.dedup.near import Near
 from curate.dedup.rehearsal import Trial, rehearse
 from curate.engine import Asked, execute, kernels_of, note_metrics, stopping, warm_kernels
 from curate.errors import RecipeError, StageError, StoreError, near
@@ -123,6 +125,8 @@ def _trials(p: _Pass, job: PassJob) -> Iterator[Trial]:
     for barrier in job.barriers:
         if not isinstance(barrier, DuplicateBarrier) or not documents:
             continue
+        if isinstance(barrier, Near):
+            p.progress.note(explain(barrier.threshold, barrier.permutations))
         trial, base = rehearse(barrier, base, documents)
         documents = round(documents * (1 - trial.removed / max(1, trial.sampled)))
         p.progress.note(trial.text())

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from curate.barriers import Applied, Phase, keys_out, phases, run_phase
-from curate.clustering import outcome
+from curate.clustering import largest, outcome
 from curate.errors import StoreError
 from curate.exchange import Settings
 from curate.members import Members, phase_unit
@@ -316,8 +316,10 @@ def findings(job: PassJob) -> list[dict[str, Any]]:
     found = []
     for number, barrier in enumerate(job.barriers):
         if isinstance(barrier, DuplicateBarrier):
-            total, removed, largest = outcome(barrier, job.members(number))
-            found.append({"barrier": barrier.name, "documents": total, "removed": removed, "largest": largest})
+            members = job.members(number)
+            total, removed = outcome(barrier, members)
+            one = {"barrier": barrier.name, "documents": total, "removed": removed}
+            found.append({**one, "largest": largest(barrier, members)})
     return found
 
 
