@@ -49,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     _add_lm(commands)
     _add_classifier(commands)
     _add_tokenizer(commands)
+    _add_mixture(commands)
     _add_dedup(commands)
     report = _command(commands, "report", _report, "the account of a corpus", "curate report corpus --json")
     report.add_argument("dir", metavar="DIR")
@@ -291,6 +292,105 @@ def _add_tokenizer(commands: Any) -> None:
     tokenize.add_argument("--address", metavar="ADDR", help="join a running Ray cluster")
     tokenize.add_argument("--engine", choices=["ray", "inline"], default="ray", help="inline: this process alone")
     tokenize.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def _add_mixture(commands: Any) -> None:
+    mix = _command(
+        commands, "mix", _mix, "plan the mixture and the order that a training reads", "curate mix corpus --tokens 1.4T"
+    )
+    mix.add_argument("dir", metavar="DIR")
+    mix.add_argument("--tokens", metavar="N", help="to draw in all, such as 300M (default: as many as there are)")
+    mix.add_argument("--weights", metavar="A=N,B=N", help="shares of the sources (default: the paper's seven)")
+    mix.add_argument("--length", type=int, default=2048, metavar="N", help="tokens of a sequence (default: 2048)")
+    mix.add_argument("--batch", type=int, metavar="N", help="sequences of a step (default: 4 M tokens, less for few)")
+    mix.add_argument("--seed", type=int, default=0)
+    mix.add_argument("--no-bos", action="store_true", help="no BOS before a document")
+    mix.add_argument("--no-eos", action="store_true", help="no EOS after a document")
+    mix.add_argument("--audit", action="store_true", help="replay the plan that is there and prove what it says")
+    mix.add_argument("--json", action="store_true", help="the plan as JSON")
+    trace = _command(
+        commands,
+        "trace",
+        _trace,
+        "which document a position of the training comes from",
+        "curate trace corpus --step 3 --row 1 --pos 100",
+    )
+    trace.add_argument("dir", metavar="DIR")
+    trace.add_argument("--step", type=int, required=True, metavar="S")
+    trace.add_argument("--row", type=int, required=True, metavar="R", help="of the global batch")
+    trace.add_argument("--pos", type=int, metavar="P", help="of the sequence (default: all documents of the row)")
+    trace.add_argument("--json", action="store_true", help="as JSON")
+    export = _command(
+        commands, "export", _export, "write the documents as JSON lines or Parquet", "curate export jsonl corpus out"
+    )
+    export.add_argument("kind", choices=["jsonl", "parquet"])
+    export.add_argument("dir", metavar="DIR")
+    export.add_argument("out", metavar="OUT", help="a new or empty folder")
+    export.add_argument("--sources", metavar="A,B", help="only these sources (default: all)")
+
+
+def _count(given: str | None) -> int | None:
+    """300M, 1.4T and the like."""
+    from curate.errors import RecipeError
+
+    if given is None:
+        return None
+    scale = {"K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}.get(given[-1:].upper(), 1)
+    try:
+        count = round(float(given.rstrip("KMBGTkmbgt")) * scale)
+    except (ValueError, OverflowError):
+        count = 0
+    if count < 1:
+        raise RecipeError(f"--tokens {given}: must be a number of tokens, such as 300M or 1.4T")
+    return count
+
+
+def _mix(args: argparse.Namespace) -> int:
+    from model.plan import audit, audit_text, check, load_plan, make_plan, table
+
+    corpus = _corpus(args.dir)
+    if args.audit:
+        plan = load_plan(corpus)
+        check(corpus, plan)
+        found = audit(plan)
+        print(audit_text(found))
+        return DONE if found.ok else BUG
+    plan = make_plan(
+        corpus,
+        _count(args.tokens),
+        _weights(args.weights),
+        seed=args.seed,
+        length=args.length,
+        batch=args.batch,
+        bos=not args.no_bos,
+        eos=not args.no_eos,
+    )
+    print(json.dumps(plan, indent=1) if args.json else table(plan))
+    if not args.json:
+        print(f"written to {args.dir}/mixture.json; then:  curate mix {args.dir} --audit")
+    return DONE
+
+
+def _trace(args: argparse.Namespace) -> int:
+    from curate.trace import text, trace
+    from model.plan import load_plan
+
+    corpus = _corpus(args.dir)
+    found = trace(corpus, load_plan(corpus), args.step, args.row, args.pos)
+    print(json.dumps(found, indent=1, ensure_ascii=False, default=str) if args.json else text(found))
+    return DONE
+
+
+def _export(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from curate.export import export
+
+    made = export(_corpus(args.dir), Path(args.out), args.kind, [x for x in (args.sources or "").split(",") if x])
+    for source, one in made.items():
+        print(f"{source}: {one['documents']:,} documents in {one['files']:,} files")
+    print(f"written to {args.out}")
+    return DONE
 
 
 def _tokenizer(args: argparse.Namespace) -> int:

@@ -664,10 +664,13 @@ def _refuse_others(data: bytes, name: str) -> None:
         raise BadBook(reason or "not_text", data[:8].decode("latin-1"))
     if data.startswith(b"PK\x03\x04") or _packing(data):
         raise BadBook("nested_archive", name)
+    if BEGINS_JSON.match(data):  # rows of another source, or a catalogue
+        raise BadBook("not_text", "JSON under the name of a text")
     if name.endswith(EPUB):
         raise BadBook("bad_epub", "not a zip")
 
 
+BEGINS_JSON = re.compile(rb"[\s\xef\xbb\xbf\[]{0,64}\{\s{0,64}\"[^\"\n]{1,80}\"\s{0,64}:")
 BEGINS_HTML = re.compile(rb"[\s\xef\xbb\xbf]{0,64}<(?:!doctype\s+html|html|head|body)\b", re.I)
 
 

@@ -50,6 +50,7 @@ ZSTD, GZIP, LFS, BOM = b"\x28\xb5\x2f\xfd", b"\x1f\x8b", b"version https://git-l
 NEW_LINE = pa.scalar("\n", pa.large_string())
 LICENCE = "ODC-By-1.0"  # of the collection; the pages are their sites'
 BAD_ROWS = 4096  # lines that fail, before they are counted
+MAX_FAILED = 100_000  # lines after which a shard is not worth reading: each of them is held in memory
 TOO_LARGE, TRUNCATED, CORRUPT, LIMIT = "record_too_large", "truncated_input", "corrupt_member", "decompression_limit"
 
 Octets = npt.NDArray[np.uint8]
@@ -66,9 +67,10 @@ class C4:
     allow_missing: bool = False  # read a folder, glob or data set of which shards are missing
 
     def __post_init__(self) -> None:
-        for name in ("batch_bytes", "batch_rows", "max_record_bytes"):
-            if getattr(self, name) < 1:
-                raise RecipeError(f"source.{name} is {getattr(self, name)}, must be at least 1")
+        for name, most in (("batch_bytes", 1 << 30), ("batch_rows", 1 << 24), ("max_record_bytes", 1 << 30)):
+            if not 1 <= getattr(self, name) <= most:
+                at_least = "at least 1" if getattr(self, name) < 1 else f"at most {most}"
+                raise RecipeError(f"source.{name} is {getattr(self, name)}, must be {at_least}")
 
     def plan(self, inputs: Sequence[str]) -> list[Split]:
         """One split a shard, named as it is published where it is ("en/c4-train.00000-of-01024.json.gz").
@@ -112,6 +114,9 @@ class C4:
         for piece in pieces:
             tally.bytes_in += len(piece)
             yield from rows.add(piece, tally)
+            if len(tally.failed) >= MAX_FAILED:
+                tally.damage.append(f"{CORRUPT}: {len(tally.failed)} lines that are no rows; the rest is not read")
+                break
         yield from rows.finish(tally)
         tally.input_digest = stored.digest()
 

@@ -34,9 +34,13 @@ from curate.store import file_digest
 from sources.archives import (
     FAILED,
     FILE,
+    FREE,
+    MAX_PATH,
+    RATIO,
     SKIPPED,
     BrokenArchive,
     Entry,
+    escaped,
     folder_entries,
     inflated,
     kind_of,
@@ -66,6 +70,7 @@ COLUMNS = {  # of a table: what we call them, and what published ones do (BigQue
     "licence": ("license", "licence", "licenses", "max_stars_repo_licenses", "detected_licenses", "gha_license_id"),
 }
 MAX_LINE = 64 << 20  # bytes of a line of JSON
+MAX_BAD_ROWS = 100_000  # of one table: from here on it is no table of files, and each of them is held in memory
 
 
 @dataclass(frozen=True)
@@ -189,7 +194,7 @@ class GitHub:
                     yield made.table()
         except BrokenArchive as error:
             tally.damage.append(str(error))
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a name in Parquet that is no UTF-8
             tally.damage.append(f"corrupt_member: {' '.join(str(error).split())[:200]}")
         if made.rows:
             yield made.table()
@@ -199,9 +204,12 @@ class GitHub:
         values = {} if row is None else {name: _first(row, names) for name, names in COLUMNS.items()}
         path, content = values.get("path"), values.get("content")
         key = f"row:{number}"
-        if not isinstance(path, str) or not isinstance(content, str) or "\x00" in path:
+        if not isinstance(path, str) or not isinstance(content, str) or "\x00" in path or len(path) > MAX_PATH:
             made.fail(key, "bad_row", "no text in path or content" if row is not None else "not a JSON object")
+            if len(made.tally.failed) >= MAX_BAD_ROWS:
+                raise BrokenArchive("corrupt_member", f"{MAX_BAD_ROWS} bad rows; the rest is not read")
             return
+        path = _shown(path)
         data = content.encode("utf-8", "replace")
         if len(data) > self._limit(path):
             made.tally.skip("too_large")
@@ -209,7 +217,7 @@ class GitHub:
         if data.startswith(LFS):
             made.tally.skip("lfs_pointer")
             return
-        repository = values["repository"] if isinstance(values["repository"], str) else ""
+        repository = _shown(values["repository"][:MAX_PATH]) if isinstance(values["repository"], str) else ""
         decision = _stated(values["licence"])
         said = head_notice(data)
         decision = decision if said is None else with_head(decision, said)
@@ -343,7 +351,7 @@ def _stated(value: Any) -> Decision:
     values = [v for v in (value if isinstance(value, list) else [value]) if v is not None]
     if not values:
         return Decision(NONE, "")
-    note = f"stated: {', '.join(map(str, values))}"[:400]
+    note = _shown(f"stated: {', '.join(map(str, values[:20]))}"[:400])
     named = [from_name(v) if isinstance(v, str) else None for v in values[:20]]
     if len(values) > 20:
         return Decision(UNKNOWN, note)
@@ -353,18 +361,30 @@ def _stated(value: Any) -> Decision:
         return Decision(UNKNOWN, note)
 
 
+def _shown(text: str) -> str:
+    """Text of a row as a name that can be shown and stored: JSON may hold lone surrogates, and line ends in a path."""
+    return escaped(text.encode("utf-8", "surrogatepass"))
+
+
 def _first(row: dict[str, Any], names: Iterable[str]) -> Any:
     return next((row[name] for name in names if row.get(name) is not None), None)
 
 
 def _parquet_rows(file: IO[bytes], tally: Tally) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """Rows of a Parquet file. BrokenArchive: it swells beyond RATIO."""
+    stored = file.seek(0, 2)
     table = pq.ParquetFile(file)
+    tally.bytes_in = sum(table.metadata.row_group(i).total_byte_size for i in range(table.num_row_groups))
+    if not 0 <= tally.bytes_in <= FREE + RATIO * stored:
+        said, tally.bytes_in = tally.bytes_in, stored
+        raise BrokenArchive("decompression_limit", f"{said} bytes from {stored}")
     wanted = [name for names in COLUMNS.values() for name in names if name in table.schema_arrow.names]
+    texts = [n for n in wanted if n in COLUMNS["content"] and pa.types.is_string(table.schema_arrow.field(n).type)]
+    table = pq.ParquetFile(file, metadata=table.metadata, read_dictionary=texts)
     number = 0
-    for batch in table.iter_batches(batch_size=256, columns=wanted, use_threads=False):
-        tally.bytes_in += batch.nbytes
-        for row in batch.to_pylist():
-            yield number, row
+    for batch in table.iter_batches(batch_size=64, columns=wanted, use_threads=False):
+        for i in range(batch.num_rows):  # a value at a time: many rows may share one large value
+            yield number, {name: batch[name][i].as_py() for name in batch.schema.names}
             number += 1
 
 

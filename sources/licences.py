@@ -26,6 +26,7 @@ from pathlib import Path
 from curate.spdx import UNKNOWN, Expression, both, either, licences, one, parse
 
 MAX_TEXT = 200_000  # characters of a licence file that are looked at; a longer one is unknown
+EDGE = 4  # words: as near as this to the grant or a condition, an addition belongs to it
 GAP, SKIP = 40, 60  # words of the text, and of the licence, that may lie between two matches
 LATIN = 0x24F  # the last letter of a script whose words are read here; in any other, anything may be said
 PROSE = 120  # words: a longer text without the words of a licence is not read as a statement about one
@@ -234,7 +235,15 @@ SIGNIFICANT = BINDING | frozenset(
         "worldwide",
         "irrevocable",
         "exclusive",
+        "with",  # "with or without modification"
+        "royaltyfree",
+        "nocharge",
+        "nonexclusive",
     ]
+)
+# In a disclaimer, a word of these that was not there before says what the reader has to do.
+_OBLIGES = frozenset(
+    ["may", "shall", "should", "condition", "distribute", "copy", "modify", "sublicense", "publish", "used", "violate"]
 )
 # In what is left beside the licence: a word of these means that something is said about rights.
 _LEFT = re.compile(
@@ -242,7 +251,11 @@ _LEFT = re.compile(
     r"|no|noncommercial\w*|commercial\w*|only|except\w*|exclud\w*|exclusiv\w*|unless|provided|royalt\w*|fees?|pay\w*|purchas\w*"
     r"|proprietary|confidential|secret|patents?|trademarks?|a?l?gpl\w*|copyleft|public|evil|academic|education\w*|research"
     r"|evaluation|personal|internal|portions?|third|3rd|party|parties|parts?|derived|derivative|based|covers?|covered"
-    r"|subject|terms|agree\w*|without|redistribut\w*|style|clause|sell\w*|allow\w*|limit\w*|can|cannot|may\s+be|you|your)\b"
+    r"|subject|terms|agree\w*|without|redistribut\w*|style|clause|sell\w*|allow\w*|limit\w*|can|cannot|may\s+be|you|your"
+    # the same in the languages that are most often added below an English licence
+    r"|gewerblich\w*|kommerziell\w*|untersagt|verboten|nur|nicht|erlaubt|interdit\w*|uniquement|seulement|sauf|autoris\w*"
+    r"|solo|solamente|únicamente|prohibid\w*|permitid\w*|comercia\w*|vietat\w*|soltanto|commercial\w*|apenas|somente"
+    r"|proibid\w*|alleen|niet|verboden|tylko|zakaz\w*|endast|inte)\b"
 )
 _HTML = re.compile(
     r"</?(?:p|br|div|pre|h[1-6]|b|i|em|strong|li|ul|ol|span|html|body|head|title|tt|code|center|hr|font)\b[^<>]{0,300}>",
@@ -300,7 +313,7 @@ _NAMES: tuple[tuple[str, str], ...] = (
 _NAME_IDS = tuple(licence for licence, _ in _NAMES)
 _NAME = re.compile("|".join(f"(?P<n{i}>{pattern})" for i, (_, pattern) in enumerate(_NAMES)), re.M)
 _STATEMENT = re.compile(
-    r"(?:(?:is|are|be|was)\s+)?(?:(?:freely|also|dual-?|dually)\s*)?(?:licen[sc]ed|released|distributed|published|available|"
+    r"(?:(?:is|are|be)\s+)?(?:(?:freely|also|dual-?|dually)\s*)?(?:licen[sc]ed|released|distributed|published|available|"
     r"offered|provided)\s+(?:to you\s+)?under\s+(?:either\s+(?:of\s+)?)?(?:the\s+)?"
     r"(?:terms\s+(?:and\s+conditions\s+)?of\s+"
     r"(?:either\s+(?:of\s+)?)?)?(?:the\s+)?(?=\x01)"
@@ -328,7 +341,9 @@ _RESERVES = re.compile(
     r"\b(?:non|noncommercial\w*|commercial\w*|only|except\w*|portions?|parts?|unless|prohibit\w*|forbid\w*|academic|educat\w*"
     r"|research|evaluation|internal|personal|some|most|following|additional\w*|style|like|similar|modified|modification\w*|not"
     r"|no|cannot|rest|covers?|under\s+its|permi\w*|hereby|grant\w*|conditions?|restrict\w*|provided|must|shall|warrant\w*"
-    r"|requir\w*|agree\w*|fees?|pay\w*|without|prior|patent\w*|proprietary|confidential|secret|sell\w*)\b"
+    r"|requir\w*|agree\w*|fees?|pay\w*|without|prior|patent\w*|proprietary|confidential|secret|sell\w*"
+    r"|formerly|previously|was|were|until|till|then|after|before|once|if|when|longer|reserved|will|would|intend\w*|plan\w*"
+    r"|students?|customers?|employees?|members?|sponsors?|subscribers?|owners?)\b"
 )
 _CONTEXT = re.compile(
     r"licen[sc]ed|licen[sc]e\b|terms\s+of|released\s+under|distributed\s+under|available\s+under|placed|dedicat"
@@ -356,7 +371,7 @@ _PHRASES: tuple[tuple[str, str], ...] = (
     ("EPL-2.0", "eclipse public license"),
     ("CDDL-1.0", "common development and distribution license"),
     ("Unlicense", "this is free and unencumbered software"),
-    ("CC0-1.0", "cc0 0 universal"),
+    ("CC0-1.0", "cc0 universal"),
     ("CC0-1.0", "creative commons cc0"),
     ("CC-BY-NC", "noncommercial"),
     ("CC-BY", "creative commons"),
@@ -544,14 +559,16 @@ def _is_harmless(inserted: Sequence[str], template: _Template, first: int, last:
     lost = [w for w, hard in zip(template.words[first:last], template.is_hard[first:last], strict=True) if hard]
     if any(not w.isascii() and ord(max(w)) > LATIN for w in inserted):
         return False
-    sides = template.is_hard[max(0, first - 1) : first + 1] if first == last else ()
+    sides = template.is_hard[max(0, first - EDGE) : first + EDGE] if first == last else ()
     touches = bool(lost) or any(sides)
     come = Counter(s for w in inserted if (s := _stem(w)) in SIGNIFICANT)
     if touches:
         go = Counter(s for w in lost if (s := _stem(w)) in SIGNIFICANT)
-        return come == go and len(lost) <= 12
+        room = GAP // 2 if "@" in lost else len(lost) + EDGE  # a name may be long
+        return come == go and len(lost) <= 12 and len(inserted) <= room
     gone = {_stem(w) for w in template.words[first:last]}
-    return len(inserted) <= GAP // 2 and not any(w in BINDING and w not in gone for w in come)
+    forms = {*come, *inserted} & (BINDING | _OBLIGES)
+    return len(inserted) <= GAP // 2 and not any(_stem(w) not in gone for w in forms)
 
 
 @functools.lru_cache(maxsize=512)

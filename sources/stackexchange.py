@@ -481,9 +481,8 @@ class _Scan:
     def _fail(self, reason: str, native: int, place: int, value: str) -> None:
         if len(self.tally.failed) >= MAX_FAILED:
             raise _TooMuchDamage
-        is_own = native > 0 and reason != "duplicate_id"  # an id that another document has is not this one's
-        key = str(native) if is_own else f"byte {place}"
         url = f"https://{self.split.name}/q/{native}" if native > 0 else None
+        key = f"byte {place}"  # not its id, which a sound row may have, too
         self.tally.fail(doc_id(StackExchange.name, self.split.name, key), url, reason, value)
 
     def close(self) -> None:

@@ -25,6 +25,7 @@ import os
 import re
 import urllib.parse
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -197,11 +198,12 @@ class Wikipedia:
         dump = _Dump(split, tally)
         batch = _Batch(self.name, dump.name)
         seen: set[int] = set()
+        lost: Counter[str] = Counter()
         for page in _pages(dump, self.max_page_bytes):
             if isinstance(page, str):
                 tally.fail(doc_id(self.name, split.name, f"damage {len(tally.failed)}"), None, page)
                 continue
-            self._add(batch, dump, page, seen, tally)
+            self._add(batch, dump, page, seen, lost, tally)
             if batch.size >= self.batch_bytes:
                 yield batch.table(dump.site, tally)
                 batch = _Batch(self.name, dump.name)
@@ -209,15 +211,17 @@ class Wikipedia:
             yield batch.table(dump.site, tally)
         dump.finish()
 
-    def _add(self, batch: _Batch, dump: _Dump, page: bytes, seen: set[int], tally: Tally) -> None:
-        """Take one page up, or count it otherwise."""
+    def _add(self, batch: _Batch, dump: _Dump, page: bytes, seen: set[int], lost: Counter[str], tally: Tally) -> None:
+        """Take one page up, or count it otherwise. `lost`: how often a page of an id has failed."""
         if page.count(b"<revision>") > 1 and not self.last_revision:
             raise SourceError(
                 f"{dump.name}: a dump with histories; take pages-articles, or --set source.last_revision=yes"
             )
         found = _parse(page, dump.site)
         if isinstance(found, _Failed):
-            tally.fail(doc_id(self.name, dump.name, found.key), None, found.reason, found.value)
+            key = f"lost {found.key} {lost[found.key]}"  # its id may be that of a sound page, too
+            lost[found.key] += 1
+            tally.fail(doc_id(self.name, dump.name, key), None, found.reason, found.value)
         elif isinstance(found, str):
             tally.skip(found)
         elif found.number in seen:

@@ -39,7 +39,10 @@ INPUTS = {  # what the README calls a folder of files of a source
     "arxiv": "papers",
     "stackexchange": "sites",
 }
-ON_THE_CORPUS = ("why", "verify", "report", "models", "gc", "classifier", "tokenizer", "tokenize")
+ON_THE_CORPUS = (
+    *("why", "verify", "report", "models", "gc", "classifier"),
+    *("tokenizer", "tokenize", "mix", "trace", "export"),
+)
 HEAD = """
     import sys
     from ray.cluster_utils import Cluster

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -39,13 +38,8 @@ def test_every_command_has_help_with_an_example_and_stands_in_the_readme(capsys)
 def test_help_loads_nothing_heavy() -> None:
     heavy = ("ray", "torch", "numba", "pyarrow", "numpy")
     code = f"import sys, curate.cli; curate.cli.parser().format_help(); print([m for m in {heavy} if m in sys.modules])"
-    best = 9.0
-    for _ in range(5):
-        started = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        best = min(best, time.perf_counter() - started)
-        assert done.stdout.strip() == "[]"
-    assert best < 0.3
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ import random
 import shutil
 import struct
 import tarfile
-import time
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -321,14 +320,13 @@ def test_a_flipped_bit_proves_nothing(tmp_path: Path) -> None:
 def test_bombs_are_stopped(tmp_path: Path) -> None:
     zeros = tar({"LICENSE": MIT, "x.py": b"\0" * (64 << 20)})
     for name, stored in (("gz", gzip.compress(zeros)), ("bz2", bz2.compress(zeros)), ("xz", lzma.compress(zeros))):
-        started = time.process_time()
         tracemalloc.start()
         documents, tally = read_bytes(tmp_path, stored)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert "decompression_limit" in tally.damage[0], name
         assert all(d["license"] == UNKNOWN for d in documents)
-        assert time.process_time() - started < 5 and peak < 40 << 20
+        assert peak < 40 << 20
     documents, tally = read_bytes(tmp_path, zipped({"LICENSE": MIT, "x.ipynb": b" " * (12 << 20)}))
     assert (licences(documents), reasons(tally)) == ({"LICENSE": "MIT"}, ["decompression_limit"])
 

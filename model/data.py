@@ -1,0 +1,303 @@
+"""Batches of a plan, from memory-mapped token shards.
+
+    data = open_data(corpus, load_plan(corpus))     refuses data that have changed
+    data.batch(step, rank, world)                   numpy, a pure function
+    for step, batch in tensors(data, start=step):   torch, made ahead by a thread, pinned where CUDA is there
+
+Rows are packed: documents follow each other without padding, each with the BOS and EOS of the plan's policy. Masks are
+optional: `document` numbers the documents of a row, so that attention can be kept inside each (`document[q] ==
+document[k]`), and `position` begins anew with each. A row that begins inside a document begins at position 0. The loss
+is of all L targets, with masks or without.
+
+Shapes: B rows of a rank's batch, L = length. What torch needs is imported in `tensors` alone.
+"""
+
+from __future__ import annotations
+
+import bisect
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from curate.errors import StoreError
+from curate.store import Corpus
+from model.plan import Ints, Order, check, token_folder
+
+if TYPE_CHECKING:
+    import torch
+
+Tokens = npt.NDArray[Any]  # uint16 or uint32, as stored
+OPEN_SHARDS = 1024  # of a source, kept mapped; a shard is opened again in about 0.2 ms
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One record batch of a shard: documents whose ids lie together in the file."""
+
+    begin: int  # place of its first token in the shard's stream
+    row: int  # number of its first document in the shard
+    values: Tokens  # ids of all its documents, mapped
+    offsets: npt.NDArray[Any]  # documents + 1 places in `values`
+    column: pa.Array  # doc_id
+    bos: int | None
+    eos: int | None
+
+    @property
+    def extra(self) -> int:
+        """Tokens added to each document."""
+        return (self.bos is not None) + (self.eos is not None)
+
+    def start(self, document: int) -> int:
+        """Where a document (or the end of the last one) is in this segment's stream."""
+        return int(self.offsets[document]) - int(self.offsets[0]) + document * self.extra
+
+    @property
+    def size(self) -> int:
+        """Tokens in the stream."""
+        return self.start(len(self.offsets) - 1)
+
+    def document(self, at: int) -> int:
+        """The document that the token at this place belongs to."""
+        return bisect.bisect_right(range(len(self.offsets)), at, key=self.start) - 1
+
+    def starts(self, at: int, n: int) -> tuple[int, Ints]:
+        """The document at place `at`, and where it and those up to place at + n begin and end, relative to `at`."""
+        first, last = self.document(at), self.document(at + n - 1)
+        numbers = np.arange(first, last + 2, dtype=np.int64)
+        return first, self.offsets[first : last + 2] + (numbers * self.extra - (int(self.offsets[0]) + at))
+
+    def read(self, at: int, n: int) -> Tokens:
+        """`n` tokens: the mapped ones themselves where no BOS or EOS comes between them."""
+        first = self.document(at)
+        inside, end = at - self.start(first), self.start(first + 1) - at
+        skipped = int(self.offsets[first]) + inside - (self.bos is not None)
+        if not self.extra or (inside >= (self.bos is not None) and n <= end - (self.eos is not None)):
+            return self.values[skipped : skipped + n]
+        return self._woven(at, n)
+
+    def _woven(self, at: int, n: int) -> Tokens:
+        """The same with BOS and EOS among them."""
+        first, starts = self.starts(at, n)
+        tokens, real = np.empty(n, self.values.dtype), np.ones(n, np.bool_)
+        for special, places in ((self.bos, starts[:-1]), (self.eos, starts[1:] - 1)):
+            if special is not None:
+                places = places[(places >= 0) & (places < n)]
+                tokens[places], real[places] = special, False
+        length = int(self.offsets[first + 1]) - int(self.offsets[first])
+        begin = int(self.offsets[first]) + min(max(-int(starts[0]) - (self.bos is not None), 0), length)
+        tokens[real] = self.values[begin : begin + int(np.count_nonzero(real))]
+        return tokens
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where a token of a stream comes from."""
+
+    unit: Mapping[str, Any]  # as in the plan
+    row: int  # of the document in the unit
+    doc_id: str
+    at: int  # of the token in the document, BOS included
+    size: int  # tokens of the document, BOS and EOS included
+
+
+class Stream:
+    """The endless stream of one source. Threads may share it."""
+
+    def __init__(self, folder: Path, entry: Mapping[str, Any], bos: int | None, eos: int | None) -> None:
+        self.folder, self.units, self.bos, self.eos = folder, list(entry["units"]), bos, eos
+        self.ends = np.cumsum([u["tokens"] for u in self.units], dtype=np.int64).tolist()
+        self.lap = int(entry["tokens"])
+        self._open: OrderedDict[int, list[Segment]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, start: int, n: int) -> Tokens:
+        """Tokens start, start + 1 ... start + n - 1; a view of the mapped file where they lie in one piece."""
+        pieces = [segment.read(at, take) for segment, at, take in self._pieces(start, n)]
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def begins(self, start: int, n: int) -> Ints:
+        """Where documents begin among these tokens, relative to `start`; ascending."""
+        found, done = [], 0
+        for segment, at, take in self._pieces(start, n):
+            places = segment.starts(at, take)[1][:-1]
+            found.append(places[places >= 0] + done)
+            done += take
+        return np.concatenate(found)
+
+    def find(self, position: int) -> Found:
+        """The document that a token belongs to."""
+        unit, segment, at = self._place(position % self.lap)
+        document = segment.document(at)
+        start = segment.start(document)
+        doc_id, size = segment.column[document].as_py(), segment.start(document + 1) - start
+        return Found(self.units[unit], segment.row + document, doc_id, at - start, size)
+
+    def _pieces(self, start: int, n: int) -> Iterator[tuple[Segment, int, int]]:
+        while n:
+            _, segment, at = self._place(start % self.lap)
+            take = min(n, segment.size - at)
+            yield segment, at, take
+            start, n = start + take, n - take
+
+    def _place(self, position: int) -> tuple[int, Segment, int]:
+        unit = bisect.bisect_right(self.ends, position)
+        within = position - (self.ends[unit - 1] if unit else 0)
+        segments = self._segments(unit)
+        found = segments[bisect.bisect_right(segments, within, key=lambda s: s.begin) - 1]
+        return unit, found, within - found.begin
+
+    def _segments(self, unit: int) -> list[Segment]:
+        with self._lock:
+            if unit in self._open:
+                self._open.move_to_end(unit)
+                return self._open[unit]
+            self._open[unit] = made = self._map(self.units[unit])
+            if len(self._open) > OPEN_SHARDS:
+                self._open.popitem(last=False)
+            return made
+
+    def _map(self, unit: Mapping[str, Any]) -> list[Segment]:
+        path, segments, begin, row = self.folder / unit["file"], [], 0, 0
+        try:
+            reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        except (OSError, pa.ArrowInvalid) as error:
+            raise StoreError(f"{path}: {error}") from error
+        for i in range(reader.num_record_batches):
+            batch = reader.get_batch(i)
+            ids = batch.column(1)
+            offsets = ids.offsets.to_numpy(zero_copy_only=True)
+            values = ids.values.to_numpy(zero_copy_only=True)
+            segment = Segment(begin, row, values, offsets, batch.column(0), self.bos, self.eos)
+            if segment.size:
+                segments.append(segment)
+            begin, row = begin + segment.size, row + batch.num_rows
+        if begin != unit["tokens"]:
+            raise StoreError(f"{path}: {begin} tokens, the plan says {unit['tokens']}")
+        return segments
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of a step. Numpy arrays, or torch tensors from `tensors`."""
+
+    tokens: Any  # (B, L + 1) int64
+    source: Any  # (B,) int64: index into the plan's sources
+    document: Any = None  # (B, L) int32: number of the document in the row, from 0
+    position: Any = None  # (B, L) int32: place in the document, as far as the row has it
+
+    @property
+    def inputs(self) -> Any:
+        """(B, L), a view."""
+        return self.tokens[:, :-1]
+
+    @property
+    def targets(self) -> Any:
+        """(B, L), a view: the token that follows each input."""
+        return self.tokens[:, 1:]
+
+
+@dataclass(frozen=True)
+class Data:
+    """A plan and its streams."""
+
+    plan: Mapping[str, Any]
+    order: Order
+    streams: list[Stream]
+
+    def batch(self, step: int, rank: int = 0, world: int = 1, masks: bool = False) -> Batch:
+        """What a rank reads at a step. RecipeError: no such step, or a world that does not divide the batch."""
+        places, length = self.order.batch_places(step, rank, world), self.order.length
+        tokens = np.empty((len(places.source), length + 1), np.int64)
+        starts = (places.window * length).tolist()
+        for row, (source, start) in enumerate(zip(places.source.tolist(), starts, strict=True)):
+            tokens[row] = self.streams[source].read(start, length + 1)
+        if not masks:
+            return Batch(tokens, places.source)
+        begins = [self.streams[s].begins(at, length) for s, at in zip(places.source.tolist(), starts, strict=True)]
+        return Batch(tokens, places.source, *document_masks(begins, length))
+
+
+def document_masks(begins: list[Ints], length: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """(document, position), each (B, L), from where documents begin in each row."""
+    marks = np.zeros((len(begins), length), np.int32)
+    for row, places in zip(marks, begins, strict=True):
+        row[places] = 1
+    marks[:, 0] = 0  # the first document of a row is 0, whether it begins there or before
+    places = np.arange(length, dtype=np.int32)
+    since = np.maximum.accumulate(marks * places, axis=1)  # where the document at each place began
+    return np.cumsum(marks, axis=1, dtype=np.int32), places - since
+
+
+def cu_seqlens(batch: Batch) -> npt.NDArray[np.int32]:
+    """Where documents begin in the flattened (B * L) inputs, and the end: what variable-length attention takes."""
+    position = np.asarray(batch.position).reshape(-1)
+    return np.append(np.flatnonzero(position == 0), len(position)).astype(np.int32)
+
+
+def open_data(corpus: Corpus | Path, plan: Mapping[str, Any], deep: bool = False) -> Data:
+    """Streams of a plan. StoreError where shards are not those that it was made of; `deep` digests every one."""
+    corpus = corpus if isinstance(corpus, Corpus) else Corpus(Path(corpus))
+    check(corpus, plan, deep)
+    return Data(plan, Order(plan), streams(corpus, plan))
+
+
+def streams(corpus: Corpus, plan: Mapping[str, Any]) -> list[Stream]:
+    """A stream for each source, in the plan's order; nothing is opened yet."""
+    return [
+        Stream(token_folder(corpus, source).root, entry, plan["bos"], plan["eos"])
+        for source, entry in plan["sources"].items()
+    ]
+
+
+def batches(
+    data: Data, start: int = 0, rank: int = 0, world: int = 1, masks: bool = False, workers: int = 1, ahead: int = 4
+) -> Iterator[tuple[int, Batch]]:
+    """(step, batch) from step `start` to the end, made `ahead` of time by `workers` threads; the same for any number.
+
+    An error of a worker is raised where its batch is due.
+    """
+    yield from _ahead(lambda step: data.batch(step, rank, world, masks), range(start, data.order.steps), workers, ahead)
+
+
+def tensors(
+    data: Data, start: int = 0, rank: int = 0, world: int = 1, masks: bool = False, workers: int = 1, ahead: int = 4
+) -> Iterator[tuple[int, Batch]]:
+    """As `batches`, as torch tensors, in pinned memory where CUDA is there: `.to(device, non_blocking=True)`."""
+    import torch
+
+    pinned = torch.cuda.is_available()
+
+    def tensor(array: Any) -> torch.Tensor | None:
+        made = None if array is None else torch.from_numpy(array)
+        return made.pin_memory() if made is not None and pinned else made
+
+    def make(step: int) -> Batch:
+        made = data.batch(step, rank, world, masks)
+        return Batch(tensor(made.tokens), tensor(made.source), tensor(made.document), tensor(made.position))
+
+    yield from _ahead(make, range(start, data.order.steps), workers, ahead)
+
+
+def _ahead(make: Any, steps: range, workers: int, ahead: int) -> Iterator[tuple[int, Batch]]:
+    waiting: deque[tuple[int, Future[Batch]]] = deque()
+    with ThreadPoolExecutor(workers, "data") as pool:
+        try:
+            for step in steps:
+                waiting.append((step, pool.submit(make, step)))
+                if len(waiting) > ahead:
+                    due, future = waiting.popleft()
+                    yield due, future.result()
+            while waiting:
+                due, future = waiting.popleft()
+                yield due, future.result()
+        finally:
+            for _, future in waiting:
+                future.cancel()
