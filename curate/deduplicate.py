@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from curate.clustering import MANY
 from curate.dedup.bands import explain
 from curate.dedup.near import Near
 from curate.dedup.rehearsal import Trial, rehearse
@@ -147,9 +148,23 @@ def _gate(p: _Pass, trials: Sequence[Trial], found: list[dict[str, Any]], job: P
             p.progress.note(f"  {cluster['size']:,} alike; kept: {_named(first)} {plain(first['begins'])!r}")
             gone = ", ".join(map(_named, cluster["removed"])) + (f" and {more:,} more" if more else "")
             p.progress.note(f"    removed: {gone}")
-        surprise = by_name[one["barrier"]].surprise(one["removed"], one["documents"])
+        if one["barrier"] not in by_name:
+            continue  # nothing to try it on
+        surprise = by_name[one["barrier"]].surprise(one["removed"], one["documents"]) or _runaway(one, job)
         if surprise and not p.accept:
             raise StageError(f"{surprise}; nothing was changed (--accept goes on)", one["barrier"])
+
+
+def _runaway(one: dict[str, Any], job: PassJob) -> str | None:
+    """Why so much may not go, whatever a trial let expect; None where it may."""
+    barrier = next(b for b in job.barriers if b.name == one["barrier"])
+    assert isinstance(barrier, DuplicateBarrier)
+    if one["documents"] < MANY or one["removed"] <= barrier.max_removed * one["documents"]:
+        return None
+    return (
+        f"would remove {one['removed']:,} of {one['documents']:,} documents, more than "
+        f"{barrier.name}.max_removed={barrier.max_removed:g} allows"
+    )
 
 
 def _named(document: dict[str, str]) -> str:

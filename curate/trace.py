@@ -111,7 +111,9 @@ def text(found: Mapping[str, Any]) -> str:
     lines = [f"step {found['step']} row {found['row']}{at}: {found['source']}, window {found['window']}, "
              f"epoch {found['epoch']}"]  # fmt: skip
     for document in found["documents"]:
-        shown = {k: v for k, v in document.items() if k not in ("from", "to", "at", "tokens", "begins", "token", "special")}
+        shown = {
+            k: v for k, v in document.items() if k not in ("from", "to", "at", "tokens", "begins", "token", "special")
+        }
         lines.append(f"  inputs {document['from']} to {document['to'] - 1}: from token {document['at']} of "
                      f"{document['tokens']} of document {shown.pop('doc_id')}")  # fmt: skip
         if "token" in document:

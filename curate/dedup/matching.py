@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curate.errors import RecipeError, near
 from curate.kernels.clusters import components, links_of_partition, sorted_edges, survivors
 from curate.kernels.minhash import pair_similarity
 from curate.stage import Bools, DuplicateBarrier, KeyBatch, Keys, Offsets, Scores
@@ -71,15 +72,21 @@ def as_edges(pairs: Pairs) -> tuple[Documents, Documents]:
 def facts_of(barrier: DuplicateBarrier, table: pa.Table, batch: KeyBatch) -> Facts:
     """Facts of the rows of one table. The score is a number, or a date (the newest survives)."""
     length = pc.cast(pc.binary_length(table["text"]), pa.int64()).to_numpy()
-    name = barrier.score.removeprefix("-")
-    score = np.full(table.num_rows, UNSCORED)
-    if name and name in table.column_names:
-        column = table[name]
-        if pa.types.is_timestamp(column.type):
-            column = pc.cast(column, pa.int64())
-        score = pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float64)
+    score = _scores(barrier, table) if barrier.score else np.full(table.num_rows, UNSCORED)
     check = np.zeros(table.num_rows, np.uint64) if batch.check is None else batch.check
     return Facts(-score if barrier.score.startswith("-") else score, length, check)
+
+
+def _scores(barrier: DuplicateBarrier, table: pa.Table) -> Scores:
+    name = barrier.score.removeprefix("-")
+    if name not in table.column_names:
+        raise RecipeError(f"{barrier.name}.score: documents have no column {name!r}{near(name, table.column_names)}")
+    column = table[name]
+    if pa.types.is_timestamp(column.type):
+        column = pc.cast(column, pa.int64())
+    if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
+        raise RecipeError(f"{barrier.name}.score: {name} is of type {column.type}, must be a number or a date")
+    return pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float64)  # type: ignore[no-any-return]
 
 
 def candidates(barrier: DuplicateBarrier, keys: Keys, documents: Documents) -> Pairs:

@@ -348,6 +348,49 @@ def test_what_the_trial_did_not_let_expect_stops(corpus: Path, monkeypatch: pyte
     assert dedup(corpus, [exact()], engine="inline", accept=True).units > 0
 
 
+def test_a_pass_that_would_leave_next_to_nothing_stops(tmp_path: Path) -> None:
+    """Also where a trial let expect it: a corpus of one text."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.txt").write_text("the same line again and again\n" * 2000)
+    run(PLAIN, [str(folder)], out=tmp_path / "out", engine="inline")
+    with pytest.raises(StageError, match=r"1,999 of 2,000 documents, more than exact.max_removed=0.95 allows"):
+        dedup(tmp_path / "out", [exact()], engine="inline")
+    assert len(documents(tmp_path / "out")) == 2000
+    dedup(tmp_path / "out", [exact(max_removed=1.0)], engine="inline")
+    assert len(documents(tmp_path / "out")) == 1
+
+
+@pytest.mark.parametrize(("score", "said"), [("langscore", "no column 'langscore'; did you mean 'lang_score'"),
+                                             ("url", "url is of type string, must be a number or a date")])  # fmt: skip
+def test_a_score_is_a_column_of_numbers(corpus: Path, score: str, said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        dedup(corpus, [exact(score=score)], engine="inline")
+
+
+def test_tiny_memory_and_many_partitions_find_the_same(corpus: Path, tmp_path: Path) -> None:
+    shutil.copytree(corpus, tmp_path / "other")
+    dedup(corpus, [near(threshold=0.6)], engine="inline")
+    dedup(tmp_path / "other", [near(threshold=0.6, memory=1)], engine="inline")
+    assert documents(corpus) == documents(tmp_path / "other")
+
+
+def test_a_damaged_unit_is_named(corpus: Path) -> None:
+    path = sorted((corpus / "lines" / "documents").iterdir())[1]
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(StoreError, match=path.name):
+        dedup(corpus, [exact()], engine="inline")
+
+
+def test_a_corpus_without_documents(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.txt").write_text("one\n")
+    run(PLAIN, [str(folder)], out=tmp_path / "out", engine="inline")  # too few words: nothing is kept
+    done = dedup(tmp_path / "out", BARRIERS, engine="inline")
+    assert done.units == 0 and done.trials == () and not verify(Corpus(tmp_path / "out"))
+
+
 def test_a_dry_run_changes_nothing(corpus: Path) -> None:
     before = tree(corpus)
     done = dedup(corpus, BARRIERS, engine="inline", dry_run=True)

@@ -14,8 +14,22 @@ from hypothesis import strategies as st
 
 from curate.errors import RecipeError, StoreError
 from model import plan as module
-from model.plan import PAPER, Order, audit, audit_text, check, deal, load_plan, make_plan, pattern, permute, resume_step
-from model.plan import problems, state_of, table  # noqa: I001 - one import of the module's public names
+from model.plan import (
+    PAPER,
+    Order,
+    audit,
+    audit_text,
+    check,
+    deal,
+    load_plan,
+    make_plan,
+    pattern,
+    permute,
+    problems,
+    resume_step,
+    state_of,
+    table,
+)
 from tests.model import MODEL, bare_plan, commit_documents, commit_tokens, make_corpus
 from tests.tokenizer import trained
 
