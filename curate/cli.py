@@ -346,15 +346,15 @@ def _count(given: str | None) -> int | None:
 
 
 def _mix(args: argparse.Namespace) -> int:
-    from model.plan import audit, audit_text, check, load_plan, make_plan, table
+    from model.data import audit_reading, open_data
+    from model.plan import audit, audit_text, load_plan, make_plan, table
 
     corpus = _corpus(args.dir)
     if args.audit:
         plan = load_plan(corpus)
-        check(corpus, plan)
-        found = audit(plan)
-        print(audit_text(found))
-        return DONE if found.ok else BUG
+        found, wrong = audit(plan), audit_reading(open_data(corpus, plan, deep=True))
+        print("\n".join([*wrong, audit_text(found)]))
+        return DONE if found.ok and not wrong else BUG
     plan = make_plan(
         corpus,
         _count(args.tokens),

@@ -17,7 +17,7 @@ from __future__ import annotations
 import bisect
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ import pyarrow as pa
 
 from curate.errors import StoreError
 from curate.store import Corpus
-from model.plan import Ints, Order, check, token_folder
+from model.plan import WORLDS, Ints, Order, check, token_folder
 
 if TYPE_CHECKING:
     import torch
@@ -91,8 +91,7 @@ class Segment:
             if special is not None:
                 places = places[(places >= 0) & (places < n)]
                 tokens[places], real[places] = special, False
-        length = int(self.offsets[first + 1]) - int(self.offsets[first])
-        begin = int(self.offsets[first]) + min(max(-int(starts[0]) - (self.bos is not None), 0), length)
+        begin = int(self.offsets[first]) + max(-int(starts[0]) - (self.bos is not None), 0)
         tokens[real] = self.values[begin : begin + int(np.count_nonzero(real))]
         return tokens
 
@@ -176,8 +175,7 @@ class Stream:
             offsets = ids.offsets.to_numpy(zero_copy_only=True)
             values = ids.values.to_numpy(zero_copy_only=True)
             segment = Segment(begin, row, values, offsets, batch.column(0), self.bos, self.eos)
-            if segment.size:
-                segments.append(segment)
+            segments.append(segment)
             begin, row = begin + segment.size, row + batch.num_rows
         if begin != unit["tokens"]:
             raise StoreError(f"{path}: {begin} tokens, the plan says {unit['tokens']}")
@@ -228,12 +226,12 @@ class Data:
 def document_masks(begins: list[Ints], length: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     """(document, position), each (B, L), from where documents begin in each row."""
     marks = np.zeros((len(begins), length), np.int32)
-    for row, places in zip(marks, begins, strict=True):
-        row[places] = 1
+    for row, at in zip(marks, begins, strict=True):
+        row[at] = 1
     marks[:, 0] = 0  # the first document of a row is 0, whether it begins there or before
     places = np.arange(length, dtype=np.int32)
     since = np.maximum.accumulate(marks * places, axis=1)  # where the document at each place began
-    return np.cumsum(marks, axis=1, dtype=np.int32), places - since
+    return np.cumsum(marks, axis=1, dtype=np.int32), (places - since).astype(np.int32, copy=False)
 
 
 def cu_seqlens(batch: Batch) -> npt.NDArray[np.int32]:
@@ -286,7 +284,7 @@ def tensors(
     yield from _ahead(make, range(start, data.order.steps), workers, ahead)
 
 
-def _ahead(make: Any, steps: range, workers: int, ahead: int) -> Iterator[tuple[int, Batch]]:
+def _ahead(make: Callable[[int], Batch], steps: Sequence[int], workers: int, ahead: int) -> Iterator[tuple[int, Batch]]:
     waiting: deque[tuple[int, Future[Batch]]] = deque()
     with ThreadPoolExecutor(workers, "data") as pool:
         try:
@@ -301,3 +299,24 @@ def _ahead(make: Any, steps: range, workers: int, ahead: int) -> Iterator[tuple[
         finally:
             for _, future in waiting:
                 future.cancel()
+
+
+def audit_reading(data: Data, steps: int = 16, workers: Sequence[int] = (1, 2, 4)) -> list[str]:
+    """Read steps of the whole run again with other numbers of workers and ranks; what differs, nothing if all is well.
+
+    `model.plan.audit` proves the order of all steps; this proves on real tokens that reading follows it.
+    """
+    chosen = sorted({i * (data.order.steps - 1) // max(1, steps - 1) for i in range(steps)})
+    wanted = {step: data.batch(step).tokens for step in chosen}
+    found = []
+    for n in workers:
+        read = _ahead(data.batch, chosen, n, 2 * n)
+        found += [
+            f"step {s}: {n} workers read other tokens" for s, b in read if not np.array_equal(b.tokens, wanted[s])
+        ]
+    for world in (w for w in WORLDS if data.order.batch % w == 0):
+        for step, tokens in wanted.items():
+            parts = [data.batch(step, rank, world).tokens for rank in range(world)]
+            if not np.array_equal(np.concatenate(parts), tokens):
+                found.append(f"step {step}: a world of {world} reads other tokens")
+    return found

@@ -228,7 +228,8 @@ def _unit_problems(folder: Folder, source: str, unit: Mapping[str, Any], deep: b
     commit = folder.latest(unit["unit"])
     if commit is None:
         return [f"{source}: tokens of unit {unit['unit']} ({unit['name']}) are gone"]
-    if commit.record["files"][SHARD]["sha256"] != unit["sha256"]:
+    file = commit.record["files"][SHARD]
+    if (file["sha256"], file["name"]) != (unit["sha256"], unit["file"]):
         return [f"{commit.path(SHARD)}: tokens of {unit['name']} are not those that the plan was made of"]
     return commit.problems(deep)
 
@@ -469,19 +470,20 @@ def _uses(seen: npt.NDArray[np.uint8], order: Order, s: int) -> tuple[int, int, 
     """(fewest, most) uses of a token as input, counted from the windows read, and what is due: (floor e, ceil e).
 
     Windows up to the first unread one cover the stream without a gap: full laps and a part. Each later one adds a use
-    to a stretch of the lap; where no two stretches meet, the most is one more than the laps.
+    to a stretch of the lap that no other one has, so the most is one more than the laps; the gap has no more than them.
     """
     length, lap = order.length, int(order.lap[s])
-    read = np.flatnonzero(seen)
     drawn = int(seen.sum(dtype=np.int64)) * length
-    gaps = np.flatnonzero(read != np.arange(len(read)))
-    whole = int(gaps[0]) if len(gaps) else len(read)
+    whole = int(np.argmin(seen)) if len(seen) and not seen.min() else len(seen)
     laps, part = divmod(whole * length, lap)
-    later = read[whole:] * length - laps * lap  # where the scattered windows begin in that lap
-    if len(later) and (int(later[0]) < part or int(later[-1]) + length > lap):  # into another lap: count it all
-        return _uses_by_points(read, length, lap, drawn)
-    used = part + len(later) * length  # tokens that have had one use more
-    return laps + (used == lap), laps + (used > 0), drawn // lap, -(-drawn // lap)
+    rest = seen[whole:] != 0
+    scattered = int(np.count_nonzero(rest))
+    first = (whole + int(np.argmax(rest))) * length - laps * lap if scattered else part
+    end = (len(seen) - int(np.argmax(rest[::-1]))) * length - laps * lap if scattered else part
+    if first < part or end > lap:  # into another lap: count it all
+        return _uses_by_points(np.flatnonzero(seen), length, lap, drawn)
+    used = part + scattered * length  # tokens that have had one use more
+    return laps, laps + (used > 0), drawn // lap, -(-drawn // lap)
 
 
 def _uses_by_points(read: Ints, length: int, lap: int, drawn: int) -> tuple[int, int, int, int]:
@@ -516,8 +518,8 @@ def _world_problems(order: Order) -> Iterator[str]:
 
 def audit_text(found: Audit) -> str:
     """What was proved, for people; the last line is the verdict."""
-    lines = [f"{found.rows:,} rows replayed; after any of them, every source is within {found.farthest:.3f} rows of its "
-             "share"]  # fmt: skip
+    lines = [f"{found.rows:,} rows replayed; after any of them, every source is within {found.farthest:.3f} rows of "
+             "its share"]  # fmt: skip
     for source, (least, most, low, high) in found.uses.items():
         lines.append(f"  {source:<16} every token is used {least} to {most} times (due: {low} to {high})")
     lines.append(f"  the same global batches for worlds of {', '.join(map(str, found.worlds))}")

@@ -23,7 +23,7 @@ from typing import Any
 
 from tests.bench.stages import STAGES, installed
 
-MODULES = ("minhash", "dedup", "c4", "github", "wikipedia", "books", "arxiv", "stackexchange", "tokenizer")
+MODULES = ("minhash", "dedup", "c4", "github", "wikipedia", "books", "arxiv", "stackexchange", "tokenizer", "data")
 for _name in MODULES:  # each adds its stages
     importlib.import_module(f"tests.bench.{_name}")
 

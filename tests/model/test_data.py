@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from curate.errors import RecipeError, StoreError
 from curate.store import Corpus
-from model.data import Data, batches, cu_seqlens, open_data, tensors
+from model.data import Batch, Data, audit_reading, batches, cu_seqlens, open_data, tensors
 from model.plan import Order, make_plan
 from tests.model import MODEL, make_corpus, stream_of
 from tests.tokenizer import trained
@@ -85,6 +85,23 @@ def test_resume_at_every_step_world_and_worker_count(tmp_path: Path) -> None:
         data.batch(0, 0, 3)
     with pytest.raises(RecipeError, match="steps 0 to 14"):
         data.batch(15)
+
+
+def test_audit_of_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = planned(tmp_path, CORPUS)
+    assert audit_reading(data) == []
+    true_batch, calls = Data.batch, [0]
+
+    def batch(self: Data, step: int, rank: int = 0, world: int = 1, masks: bool = False) -> Batch:
+        calls[0] += 1
+        made = true_batch(self, step, rank, world, masks)
+        made.tokens[0, 0] += calls[0] > 15 and world in (1, 8)  # the first 15 are what the others are compared with
+        return made
+
+    monkeypatch.setattr(Data, "batch", batch)
+    found = audit_reading(data)
+    assert "step 0: 1 workers read other tokens" in found and "step 14: a world of 8 reads other tokens" in found
+    assert not any("world of 4" in line for line in found)
 
 
 def test_nothing_is_copied_inside_a_batch(tmp_path: Path) -> None:

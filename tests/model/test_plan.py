@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -127,9 +128,21 @@ def test_audit(plan: dict[str, Any]) -> None:
         assert found.uses[source][:2] == (uses.min(), uses.max())
 
 
+@given(st.integers(1, 12), st.integers(1, 60), st.sets(st.integers(0, 40), min_size=1))
+@settings(max_examples=200, deadline=None)
+def test_uses_of_any_set_of_windows(length: int, lap: int, windows: set[int]) -> None:
+    uses, seen = np.zeros(lap, int), np.zeros(max(windows) + 3, np.uint8)
+    for window in windows:
+        seen[window] = 1
+        np.add.at(uses, np.arange(window * length, (window + 1) * length) % lap, 1)
+    found = module._uses(seen, Order(bare_plan({"a": (1, lap)}, length, 1, 1)), 0)
+    drawn = len(windows) * length
+    assert found == (uses.min(), uses.max(), drawn // lap, -(-drawn // lap))
+
+
 @pytest.mark.parametrize("wrong", ["window twice", "other counts", "share", "world", "window left out"])
 def test_audit_sees_what_is_wrong(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = bare_plan({"a": (3, 400), "b": (1, 90)}, 8, 8, 9)
+    plan = bare_plan({"a": (6, 400), "b": (2, 90)}, 8, 8, 9)
     true_windows, true_rows = Order.windows, Order.rows
 
     def windows(self: Order, source: Any, nth: Any) -> Any:
@@ -137,13 +150,13 @@ def test_audit_sees_what_is_wrong(wrong: str, monkeypatch: pytest.MonkeyPatch) -
         if wrong == "window twice":
             places.window[places.nth == 3] = places.window.min()
         elif wrong == "window left out":
-            places.window[(places.nth == 2) & (source == 0)] += 500
+            places.window[(places.nth == 2) & (source == 0)] += 503
         return places
 
     if wrong == "other counts":
         plan["sources"]["a"]["windows"] += 1
     elif wrong == "share":
-        monkeypatch.setattr(module, "deal", lambda weights: np.repeat(np.arange(2), [3, 1])[[3, 0, 1, 2] * 1].repeat(4))
+        monkeypatch.setattr(module, "deal", lambda weights: np.repeat([1, 0], [2, 6]))
     elif wrong == "world":
         monkeypatch.setattr(Order, "rows", lambda self, s, r=0, w=1: true_rows(self, s, r if w < 4 else 0, w))
     else:
@@ -171,10 +184,16 @@ def test_another_seed_is_another_order_and_more_tokens_go_on() -> None:
     assert len({w for _, w in replay(longer)[:1125]}) == 1125 and replay(one) != sorted(replay(one))
 
 
+def test_each_lap_has_an_order_of_its_own() -> None:
+    windows = [w for _, w in replay(bare_plan({"a": (1, 800)}, 8, 8, 25))]
+    first, second = windows[:100], [w - 100 for w in windows[100:]]
+    assert sorted(first) == sorted(second) == list(range(100)) and first != second
+
+
 def test_any_place_of_the_papers_run_at_once() -> None:
     tokens = {name: int(1.4e12 * row[0] / 100 / row[1]) for name, row in PAPER.items()}
-    plan = bare_plan({s: (w, tokens[s]) for s, w in pattern(None).items()}, 2048, 2048, 333_000)
-    places = Order(plan).batch_places(332_999)
+    plan = bare_plan({s: (w, tokens[s]) for s, w in pattern(None).items()}, 2048, 2048, 333_787)
+    places = Order(plan).batch_places(333_786)
     assert len(places.window) == 2048 and places.epoch.max() == 2
     epochs = {s: round(e["drawn"] / e["tokens"], 2) for s, e in plan["sources"].items()}
     assert all(abs(epochs[s] - row[1]) < 0.01 for s, row in PAPER.items())
@@ -244,6 +263,16 @@ def test_stale_tokens_and_changed_data(tmp_path: Path) -> None:
         make_plan(corpus, weights={"books": 1})
     commit_tokens(corpus, "books", "one", [[22]])
     with pytest.raises(StoreError, match=r"tokens of one are not those that the plan was made of"):
+        check(corpus, plan)
+
+
+def test_tokens_made_anew_under_the_same_name(tmp_path: Path) -> None:
+    corpus, plan = small(tmp_path)
+    shutil.rmtree(tmp_path / "tokens" / "c4")
+    with pytest.raises(StoreError, match="c4: tokens of unit .* are gone"):
+        check(corpus, plan)
+    commit_tokens(corpus, "c4", "x", [[30, 31, 33]])
+    with pytest.raises(StoreError, match="tokens of x are not those that the plan was made of"):
         check(corpus, plan)
 
 
