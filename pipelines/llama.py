@@ -122,7 +122,14 @@ BOOKS = Recipe(
 )
 
 # arXiv, 2.5 %: LaTeX without comments, macros expanded, from the first section to the references (LLaMA 2.1).
-ARXIV = Recipe(name="arxiv", source=Arxiv(), steps=(latex(begin="section", end="bibliography"),))
+ARXIV = Recipe(
+    name="arxiv",
+    source=Arxiv(),
+    steps=(
+        latex(begin="section", end="bibliography"),
+        url(score="latex_version"),  # of the versions of one paper the latest
+    ),
+)
 
 # StackExchange, 2 %: the 28 largest sites, answers by score. No duplicates removed in the paper, nor by RedPajama.
 STACKEXCHANGE = Recipe(

@@ -16,8 +16,10 @@ import functools
 import hashlib
 import itertools
 import json
+import os
 import posixpath
 import re
+import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +35,7 @@ from curate.errors import RecipeError
 from curate.kernels import latex
 from curate.schema import DOCUMENT, doc_id
 from curate.stage import Split, Tally
+from curate.store import file_digest
 
 SAMPLE = Path(__file__).parent / "samples" / "arxiv"
 SUFFIXES = (".tar", ".gz", ".tgz", ".tex")
@@ -112,19 +115,27 @@ class Arxiv:
                 raise RecipeError(f"source.{name} is {getattr(self, name)}, must be at least 1")
 
     def plan(self, inputs: Sequence[str]) -> list[Split]:
-        """One split a file. RecipeError: nothing found, or two files of one name."""
+        """One split a file, and one for each folder that is an unpacked submission (one main file, others beside it).
+
+        RecipeError: nothing found, or two files of one name.
+        """
         if not inputs and not any(SAMPLE.glob("*.tar")):
             raise RecipeError(f"the embedded sample is missing: no *.tar in {SAMPLE}")
         found = io.expand(inputs or [str(SAMPLE)], SUFFIXES)
-        return [Split(item.name, item.path, item.bytes) for item in found]
+        folders = [f for given in inputs for f in _unpacked(Path(given).expanduser())]
+        inside = tuple(f"{f.resolve()}{os.sep}" for _, f in folders)
+        loose = [x for x in found if io.is_remote(x.path) or not _place(x.path).startswith(inside)]
+        whole = [io.Input(name, str(folder), None) for name, folder in folders]
+        return [Split(item.name, item.path, item.bytes) for item in io.unique([*loose, *whole])]
 
     def read(self, split: Split, tally: Tally) -> Iterator[pa.Table]:
         """The submissions of one file, in file order, in tables of about `batch_bytes`.
 
         SourceError: the file cannot be read. Everything else that is wrong with it is in `tally`.
         """
-        stored = hashlib.sha256()
-        chunks = _hashed(io.stream(split.path, split.bytes), stored)
+        stored, is_folder = hashlib.sha256(), not io.is_remote(split.path) and Path(split.path).is_dir()
+        content = _packed(Path(split.path)) if is_folder else io.stream(split.path, split.bytes)
+        chunks = _hashed(content, stored)
         rows: list[dict[str, Any]] = []
         size = 0
         for name, outcome in _submissions(self, split.name, _Reader(chunks), tally):
@@ -137,9 +148,56 @@ class Arxiv:
                 rows, size = [], 0
         for _ in chunks:
             pass
-        tally.input_digest = stored.hexdigest()
+        tally.input_digest = file_digest(Path(split.path))[1] if is_folder else stored.hexdigest()
         if rows:
             yield _table(rows)
+
+
+def _place(path: str) -> str:
+    """Where a file, or a link, itself lies."""
+    folder, name = os.path.split(path)
+    return os.path.join(os.path.realpath(folder), name)
+
+
+def _unpacked(folder: Path) -> Iterator[tuple[str, Path]]:
+    """(name, folder) of the unpacked submissions in a folder: one file of a document class, other LaTeX beside it.
+
+    Many such files in one folder are papers of one file each. Links are not followed.
+    """
+    for place, below, names in os.walk(folder):
+        below.sort()
+        here = Path(place)
+        sources = [here / n for n in names if n.lower().endswith(".tex")]
+        others = [p for p in here.rglob("*.tex") if p.is_file() and not p.is_symlink()]
+        if sources and len(others) > 1 and sum(map(_has_class, sources)) == 1:
+            below.clear()
+            yield (here.relative_to(folder).as_posix() if here != folder else here.resolve().name), here
+
+
+def _has_class(path: Path) -> bool:
+    if path.is_symlink() or not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return CLASS.search(file.read(PIECE)) is not None
+
+
+def _packed(folder: Path) -> Iterator[bytes]:
+    """The regular files of a folder as a tar, so that what is read of a submission does not depend on its packing."""
+    for place, below, names in os.walk(folder):
+        below.sort()
+        for name in sorted(names):
+            path = Path(place) / name
+            if path.is_symlink() or not path.is_file():
+                continue
+            entry = tarfile.TarInfo(path.relative_to(folder).as_posix())
+            entry.size = left = path.stat().st_size
+            yield entry.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+            with open(path, "rb") as file:
+                while left and (piece := file.read(min(left, PIECE))):
+                    left -= len(piece)
+                    yield piece
+            yield bytes(left + -entry.size % BLOCK)  # zeros for what a file has lost while it was read
+    yield bytes(2 * BLOCK)
 
 
 class _Bad(Exception):
@@ -426,7 +484,7 @@ def _ending(path: str) -> str:
 def _document(source: Arxiv, split: Split, name: str, opened: Opened, tally: Tally) -> dict[str, Any] | None:
     """The row of one submission; None where it is counted otherwise."""
     known = identify(name)
-    key = doc_id(source.name, split.name, known.get("id") or name)
+    key = doc_id(source.name, split.name, known["id"] + known.get("version", "") if known else name)
     url = f"https://arxiv.org/abs/{known['id']}" if known else None
     try:
         paper = opened()

@@ -64,6 +64,7 @@ End = Literal["bibliography", "appendix", "document"]
         pa.field("latex_expansions", pa.int32()),  # uses of macros that were expanded
         pa.field("latex_macros_left", pa.int32()),  # uses of the paper's own macros that were not
         pa.field("latex_limit", pa.bool_()),  # an expansion went over a budget
+        pa.field("latex_version", pa.int32()),  # of the submission, 0 where its name has none: the latest stays
     ),
     reasons=("no_section", "no_body"),
 )
@@ -90,9 +91,16 @@ def latex(
         "latex_expansions": pa.array([b.expansions for b in bodies], pa.int32()),
         "latex_macros_left": pa.array([b.left for b in bodies], pa.int32()),
         "latex_limit": pa.array([b.is_limited for b in bodies], pa.bool_()),
+        "latex_version": pa.array([_version(m) for m in table["meta"].to_pylist()], pa.int32()),
     }
     reason, value = pa.array([b.reason for b in bodies], pa.string()), pa.array([b.value for b in bodies], pa.string())
     return Outcome(columns, reason, value)
+
+
+def _version(meta: str | None) -> int:
+    """3 of "v3"."""
+    known = str(json.loads(meta or "{}").get("version", ""))
+    return int(known[1:]) if re.fullmatch(r"v\d{1,3}", known) else 0
 
 
 def body(text: str, begin: Begin, end: End, max_expansions: int = 100_000, growth: int = 10) -> Body:

@@ -77,6 +77,7 @@ def test_the_same_twice_and_nothing_half(tmp_path: Path, monkeypatch: pytest.Mon
     corpus, out = corpus_of(tmp_path / "corpus"), tmp_path / "out"
     export(corpus, out)
     before = {p: p.read_bytes() for p in out.rglob("*.jsonl")}
+    next(iter(before)).write_bytes(b"of an earlier export")
     export(corpus, out)
     assert {p: p.read_bytes() for p in out.rglob("*.jsonl")} == before
 

@@ -14,10 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curate.engine import run
 from curate.errors import RecipeError
 from curate.filters.latex import latex
+from curate.report import verify
 from curate.schema import DOCUMENT
 from curate.stage import Split, Tally
+from curate.store import Corpus, tables
 from sources import arxiv
 from sources.arxiv import Arxiv, identify
 from sources.samples import build_arxiv
@@ -355,3 +358,44 @@ def test_real_submissions_keep_their_prose_and_lose_their_comments(shared_data: 
         assert "\\newcommand" not in outcome.columns["text"][0].as_py(), split.name
         seen += 1
     assert seen == len(facts) == 17
+
+
+def test_of_the_versions_of_a_paper_the_latest_stays(tmp_path: Path) -> None:
+    """v10 is later than v9; the others are counted, and `why` names the one that stayed."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for version in ("v9", "v10", "v2"):
+        text = f"\\documentclass{{article}}\\begin{{document}}\\section{{A}} This is {version}.\\end{{document}}"
+        (folder / f"2402.00001{version}.tex").write_text(text)
+    done = run("arxiv", [str(folder)], out=tmp_path / "out", engine="inline")
+    counts = done.report["sources"]["arxiv"]
+    assert counts["balances"] and counts["kept"] == 1 and counts["dropped"] == {"url:duplicate_url": 2}
+    kept = [
+        row for c in Corpus(tmp_path / "out").commits("arxiv") for t in tables(c, "documents") for row in t.to_pylist()
+    ]
+    assert "This is v10." in kept[0]["text"] and kept[0]["latex_version"] == 10
+    assert not verify(Corpus(tmp_path / "out"))
+
+
+def test_an_unpacked_submission_is_one_paper(tmp_path: Path) -> None:
+    """A folder with a main file and parts; beside it papers of one file each. Nothing is read through a link."""
+    paper = tmp_path / "in" / "2402.00007" / "parts"
+    paper.mkdir(parents=True)
+    (tmp_path / "secret.tex").write_text("secret words")
+    body = "\\section{A} Begins. \\input{parts/one} \\input{parts/link}"
+    main = f"\\documentclass{{article}}\n\\begin{{document}}{body}\n\\end{{document}}"
+    (paper.parent / "paper.tex").write_text(main)
+    (paper / "one.tex").write_text("The part that is put in.")
+    (paper / "link.tex").symlink_to(tmp_path / "secret.tex")
+    for name in ("2402.00008.tex", "2402.00009.tex"):
+        (tmp_path / "in" / name).write_text("\\documentclass{a}\\begin{document}\\section{B} Alone.\\end{document}")
+    splits = Arxiv().plan([str(tmp_path / "in")])
+    assert [s.name for s in splits] == ["2402.00007", "2402.00008.tex", "2402.00009.tex"]
+    done = run("arxiv", [str(tmp_path / "in")], out=tmp_path / "out", engine="inline")
+    assert done.report["sources"]["arxiv"]["records_in"] == 3 and done.report["sources"]["arxiv"]["kept"] == 3
+    commits = Corpus(tmp_path / "out").commits("arxiv")
+    texts = {r["url"]: r["text"] for c in commits for t in tables(c, "documents") for r in t.to_pylist()}
+    text = texts["https://arxiv.org/abs/2402.00007"]
+    assert "The part that is put in." in text and "secret" not in text
+    again = run("arxiv", [str(tmp_path / "in")], out=tmp_path / "out", engine="inline")
+    assert again.units_reused == 3
