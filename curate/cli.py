@@ -528,10 +528,14 @@ def _report(args: argparse.Namespace) -> int:
 def _verify(args: argparse.Namespace) -> int:
     from curate.report import verify
     from curate.token_shards import verify_tokens
+    from model.plan import load_plan
+    from model.plan import problems as plan_problems
 
     corpus = _corpus(args.dir)
     problems = verify(corpus)
     problems += [line for source in corpus.sources() for line in verify_tokens(corpus, source)]
+    if (corpus.root / "mixture.json").exists():
+        problems += plan_problems(corpus, load_plan(corpus))
     for line in problems:
         print(line)
     units = sum(1 for source in corpus.sources() for _ in corpus.final(source).generations())
