@@ -21,6 +21,7 @@ from curate.dedup.matching import Documents, find
 from curate.stage import DuplicateBarrier
 
 PLANTED = 200  # of each kind, at most
+MAX_BYTES = 4 << 20  # of a document that is tried: longer ones say little and take much
 MIN_WORDS = 40  # of a document that copies are made of
 NEAR_SHARE = 0.01  # of the words of a near copy are others: at five words a shingle a Jaccard similarity near 0.9
 POOLED = 1000  # words of a document that unique ones are made of
@@ -84,6 +85,7 @@ def rehearse(
 ) -> tuple[Trial, list[pa.Table]]:
     """Try a barrier on a sample of a corpus of so many documents; the sample comes back without its duplicates."""
     base = pa.concat_tables(sample, promote_options="default").combine_chunks()  # sources have columns of their own
+    base = base.filter(pc.less_equal(pc.binary_length(base["text"]), MAX_BYTES))
     removed = find(barrier, [base]).decisions.removed
     rng = np.random.default_rng(seed)
     stays = np.setdiff1d(np.arange(base.num_rows), removed)
