@@ -37,6 +37,7 @@ LIST = re.compile(
     rb"|\\printbibliography(?:\[[^\]]{0,400}\])?"
 )
 MAX_HEAD = 400  # bytes between a heading "References" and the list itself
+LATEST = 1000  # arXiv gives a paper's latest version under the name without one
 MAX_TITLE, MAX_AUTHOR, MAX_ABSTRACT = 1000, 1000, 20_000
 
 
@@ -64,7 +65,7 @@ End = Literal["bibliography", "appendix", "document"]
         pa.field("latex_expansions", pa.int32()),  # uses of macros that were expanded
         pa.field("latex_macros_left", pa.int32()),  # uses of the paper's own macros that were not
         pa.field("latex_limit", pa.bool_()),  # an expansion went over a budget
-        pa.field("latex_version", pa.int32()),  # of the submission, 0 where its name has none: the latest stays
+        pa.field("latex_version", pa.int32()),  # of the submission; LATEST where its name has none
     ),
     reasons=("no_section", "no_body"),
 )
@@ -100,7 +101,7 @@ def latex(
 def _version(meta: str | None) -> int:
     """3 of "v3"."""
     known = str(json.loads(meta or "{}").get("version", ""))
-    return int(known[1:]) if re.fullmatch(r"v\d{1,3}", known) else 0
+    return int(known[1:]) if re.fullmatch(r"v\d{1,3}", known) else LATEST
 
 
 def body(text: str, begin: Begin, end: End, max_expansions: int = 100_000, growth: int = 10) -> Body:

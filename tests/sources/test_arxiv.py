@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from curate.engine import run
 from curate.errors import RecipeError
-from curate.filters.latex import latex
+from curate.filters.latex import LATEST, latex
 from curate.report import verify
 from curate.schema import DOCUMENT
 from curate.stage import Split, Tally
@@ -360,11 +360,16 @@ def test_real_submissions_keep_their_prose_and_lose_their_comments(shared_data: 
     assert seen == len(facts) == 17
 
 
-def test_of_the_versions_of_a_paper_the_latest_stays(tmp_path: Path) -> None:
-    """v10 is later than v9; the others are counted, and `why` names the one that stayed."""
+@pytest.mark.parametrize(
+    ("given", "stays", "number"), [(("v9", "v10", "v2"), "v10", 10), (("v1", "", "v2"), "", LATEST)]
+)
+def test_of_the_versions_of_a_paper_the_latest_stays(
+    tmp_path: Path, given: tuple[str, ...], stays: str, number: int
+) -> None:
+    """v10 is later than v9, and a name without a version is the latest; the others are counted, and `why` names the one that stayed."""
     folder = tmp_path / "in"
     folder.mkdir()
-    for version in ("v9", "v10", "v2"):
+    for version in given:
         text = f"\\documentclass{{article}}\\begin{{document}}\\section{{A}} This is {version}.\\end{{document}}"
         (folder / f"2402.00001{version}.tex").write_text(text)
     done = run("arxiv", [str(folder)], out=tmp_path / "out", engine="inline")
@@ -373,7 +378,7 @@ def test_of_the_versions_of_a_paper_the_latest_stays(tmp_path: Path) -> None:
     kept = [
         row for c in Corpus(tmp_path / "out").commits("arxiv") for t in tables(c, "documents") for row in t.to_pylist()
     ]
-    assert "This is v10." in kept[0]["text"] and kept[0]["latex_version"] == 10
+    assert f"This is {stays}." in kept[0]["text"] and kept[0]["latex_version"] == number
     assert not verify(Corpus(tmp_path / "out"))
 
 
