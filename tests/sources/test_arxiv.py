@@ -366,7 +366,7 @@ def test_real_submissions_keep_their_prose_and_lose_their_comments(shared_data: 
 def test_of_the_versions_of_a_paper_the_latest_stays(
     tmp_path: Path, given: tuple[str, ...], stays: str, number: int
 ) -> None:
-    """v10 is later than v9, and a name without a version is the latest; the others are counted, and `why` names the one that stayed."""
+    """v10 is later than v9, a name without a version is the latest; the others are counted."""
     folder = tmp_path / "in"
     folder.mkdir()
     for version in given:
