@@ -1,15 +1,9 @@
 """What licence a text is: the permissive ones proved word by word, all others named by their own phrases.
 
-To keep what must not be kept is worse than to lose what could be. So MIT, BSD-2-Clause, BSD-3-Clause and Apache-2.0 are
-recognised by aligning a text with the licence's own words, and a text counts as one of them only where **all** of it is
-explained: matched words, edits that change nothing, titles, copyright lines and names. Any sentence that is left over
-and could bind ("for non-commercial use only", "portions are under ...") makes the whole text unknown.
-
-An edit is harmless where it leaves the words that carry the licence (SIGNIFICANT) as they are: in the grant and the
-conditions as many of each come as go; in a disclaimer, which is often rewritten, no word of BINDING may come. Line
-breaks, comment marks, bullets, case, titles and "licence" for "license" do not matter.
-
-All of it is linear in the text: alignment goes from one match of three or four words to the next, never back.
+To keep what must not be kept is worse than to lose what could be. So a text counts as MIT, BSD-2-Clause, BSD-3-Clause
+or Apache-2.0 only where **all** of it is allowed for by the closed lists of `sources.wording`. Here is what comes
+before and after: what other licences a text names, so that a drop has its reason, and what a statement says. A name
+or a statement that would keep something counts only where the whole of it is one of the closed list of spellings.
 """
 
 from __future__ import annotations
@@ -17,22 +11,16 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from bisect import bisect_left
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from curate.spdx import UNKNOWN, Expression, both, either, licences, one, parse
+from curate.spdx import PERMISSIVE, UNKNOWN, Expression, both, either, licences, needs_only, one, parse
+from sources.wording import APACHE_NOTICE, LLVM, complete, is_clean, is_explained, is_statement
 
 MAX_TEXT = 200_000  # characters of a licence file that are looked at; a longer one is unknown
-EDGE = 4  # words: as near as this to the grant or a condition, an addition belongs to it
-GAP, SKIP = 40, 60  # words of the text, and of the licence, that may lie between two matches
-LATIN = 0x24F  # the last letter of a script whose words are read here; in any other, anything may be said
 PROSE = 120  # words: a longer text without the words of a licence is not read as a statement about one
 
 _EXCEPTION = "LLVM-exception"
-_APPENDIX = "END OF TERMS AND CONDITIONS"
 _MIT = (
     (
         True,
@@ -84,181 +72,9 @@ WORDING = {  # the usual wording of the short ones; "@" stands for a name
     "BSD-2-Clause": (_BSD_2, _BSD_DISCLAIMER),
     "BSD-3-Clause": (_BSD_2, (True, _NAMES_CLAUSE[0]), _BSD_DISCLAIMER),
 }
-_APACHE_NOTICE = """Licensed under the Apache License, Version 2.0 (the "License"); you may not use this file except in
-compliance with the License. You may obtain a copy of the License at http://www.apache.org/licenses/LICENSE-2.0
-Unless required by applicable law or agreed to in writing, software distributed under the License is distributed on an
-"AS IS" BASIS, WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the License for the specific
-language governing permissions and limitations under the License."""
-_LLVM = """As an exception, if, as a result of your compiling your source code, portions of this Software are embedded
-into an Object form of such source code, you may redistribute such embedded portions in such Object form without
-complying with the conditions of Sections 4(a), 4(b) and 4(d) of the License. In addition, if you combine or link
-compiled forms of this Software with software that is licensed under the GPLv2 ("Combined Software") and if a
-court of competent jurisdiction determines that the patent provision (Section 3), the indemnity provision
-(Section 9) or other Section of
-the License conflicts with the conditions of the GPLv2, you may retroactively and prospectively choose to deem waived or
-otherwise exclude such Section(s) of the License, but only in their entirety and only with respect to the Combined
-Software."""
-
-BINDING = frozenset(
-    [
-        "noncommercial",
-        "commercial",
-        "commercially",
-        "nonprofit",
-        "academic",
-        "educational",
-        "education",
-        "research",
-        "evaluation",
-        "internal",
-        "personal",
-        "private",
-        "prohibit",
-        "prohibited",
-        "forbid",
-        "forbidden",
-        "must",
-        "require",
-        "required",
-        "restrict",
-        "restricted",
-        "restrictive",
-        "royalty",
-        "fee",
-        "pay",
-        "payment",
-        "purchase",
-        "evil",
-        "good",
-        "military",
-        "nuclear",
-        "weapon",
-        "patent",
-        "trademark",
-        "terminate",
-        "terminated",
-        "revoke",
-        "revoked",
-        "agree",
-        "consent",
-        "notify",
-        "registration",
-        "register",
-        "exclude",
-        "excluded",
-        "except",
-        "excepting",
-        "unless",
-        "only",
-        "proprietary",
-        "confidential",
-        "gpl",
-        "lgpl",
-        "agpl",
-        "copyleft",
-        "disclose",
-        "ethical",
-        "harm",
-        "government",
-        "competing",
-        "compete",
-        "hosted",
-        "managed",
-        "saas",
-        "license",
-        "licensed",
-        "relicense",
-        "advertising",
-        "acknowledgement",
-        "acknowledgment",
-        "acknowledge",
-        "non",
-        "unlawful",
-        "sold",
-        "sell",
-        "sale",
-        "resell",
-        "resale",
-        "redistribute",
-        "redistribution",
-        "allowed",
-        "permitted",
-        "permission",
-    ]
-)
-SIGNIFICANT = BINDING | frozenset(
-    [
-        "permission",
-        "granted",
-        "grant",
-        "free",
-        "charge",
-        "person",
-        "deal",
-        "restriction",
-        "limitation",
-        "use",
-        "copy",
-        "modify",
-        "merge",
-        "publish",
-        "distribute",
-        "sublicense",
-        "sell",
-        "permit",
-        "furnished",
-        "subject",
-        "condition",
-        "shall",
-        "may",
-        "should",
-        "not",
-        "no",
-        "neither",
-        "nor",
-        "without",
-        "permitted",
-        "redistribution",
-        "redistributed",
-        "source",
-        "binary",
-        "modification",
-        "retain",
-        "reproduce",
-        "endorse",
-        "promote",
-        "derived",
-        "derivative",
-        "prior",
-        "written",
-        "perpetual",
-        "worldwide",
-        "irrevocable",
-        "exclusive",
-        "with",  # "with or without modification"
-        "royaltyfree",
-        "nocharge",
-        "nonexclusive",
-    ]
-)
-# In a disclaimer, a word of these that was not there before says what the reader has to do.
-_OBLIGES = frozenset(
-    ["may", "shall", "should", "condition", "distribute", "copy", "modify", "sublicense", "publish", "used", "violate"]
-)
-# In what is left beside the licence: a word of these means that something is said about rights.
-_LEFT = re.compile(
-    r"\b(?:licen[sc]\w*|permi\w*|grant\w*|prohibit\w*|forbid\w*|restrict\w*|conditions?|requir\w*|must|shall|not|never|non"
-    r"|no|noncommercial\w*|commercial\w*|only|except\w*|exclud\w*|exclusiv\w*|unless|provided|royalt\w*|fees?|pay\w*|purchas\w*"
-    r"|proprietary|confidential|secret|patents?|trademarks?|a?l?gpl\w*|copyleft|public|evil|academic|education\w*|research"
-    r"|evaluation|personal|internal|portions?|third|3rd|party|parties|parts?|derived|derivative|based|covers?|covered"
-    r"|subject|terms|agree\w*|without|redistribut\w*|style|clause|sell\w*|allow\w*|limit\w*|can|cannot|may\s+be|you|your"
-    # the same in the languages that are most often added below an English licence
-    r"|gewerblich\w*|kommerziell\w*|untersagt|verboten|nur|nicht|erlaubt|interdit\w*|uniquement|seulement|sauf|autoris\w*"
-    r"|solo|solamente|únicamente|prohibid\w*|permitid\w*|comercia\w*|vietat\w*|soltanto|commercial\w*|apenas|somente"
-    r"|proibid\w*|alleen|niet|verboden|tylko|zakaz\w*|endast|inte)\b"
-)
+_APACHE_NOTICE, _LLVM = APACHE_NOTICE, LLVM
 _HTML = re.compile(
-    r"</?(?:p|br|div|pre|h[1-6]|b|i|em|strong|li|ul|ol|span|html|body|head|title|tt|code|center|hr|font)\b[^<>]{0,300}>",
+    r"</?(?:p|br|div|pre|h[1-6]|b|i|em|strong|li|ul|ol|span|html|body|head|title|tt|code|center|hr|font)\s*/?>",
     re.I,
 )
 _WORD = re.compile(r"[^\W_]+(?:-[^\W\d_]+)*|@")  # "non-exclusive" may be broken at its hyphen: one word
@@ -312,20 +128,6 @@ _NAMES: tuple[tuple[str, str], ...] = (
 )  # fmt: skip
 _NAME_IDS = tuple(licence for licence, _ in _NAMES)
 _NAME = re.compile("|".join(f"(?P<n{i}>{pattern})" for i, (_, pattern) in enumerate(_NAMES)), re.M)
-_STATEMENT = re.compile(
-    r"(?:(?:is|are|be)\s+)?(?:(?:freely|also|dual-?|dually)\s*)?(?:licen[sc]ed|released|distributed|published|available|"
-    r"offered|provided)\s+(?:to you\s+)?under\s+(?:either\s+(?:of\s+)?)?(?:the\s+)?"
-    r"(?:terms\s+(?:and\s+conditions\s+)?of\s+"
-    r"(?:either\s+(?:of\s+)?)?)?(?:the\s+)?(?=\x01)"
-)
-_AFTER_NAME = re.compile(
-    r"\x01[\"')\s]*(?:open[- ]source\s+)?(?:software\s+)?licen[sc]es?(?:\s+agreement)?(?:\s*\(\x01\))?"
-)
-_HEADING = re.compile(
-    r"^\W*(?:the\s+|full\s+|project\s+)?(?:software\s+)?(?:licen[sc]e|copyright|copying)s?(?:\s+(?:agreement|terms|text|file|"
-    r"information|notice|and\s+copyright|and\s+licen[sc]e))?\W*$",
-    re.M,
-)
 _COPYRIGHT = re.compile(
     r"^\W*(?:(?:portions|parts|some\s+portions)\W+(?:are\s+)?)?(?:spdx-filecopyrighttext|copyright|copr\.|©|\(c\))[^\n]*$",
     re.M,
@@ -337,14 +139,6 @@ _LIST = re.compile(  # what stands between the names of a list of licences
 )
 _OR = re.compile(r"\bor\b|/")
 _FREE_CHOICE = re.compile(r"\beither\b|\bdual\b|\bdual-?licen|\bchoose\b|\bat\s+your\s+(?:option|choice)\b")
-_RESERVES = re.compile(
-    r"\b(?:non|noncommercial\w*|commercial\w*|only|except\w*|portions?|parts?|unless|prohibit\w*|forbid\w*|academic|educat\w*"
-    r"|research|evaluation|internal|personal|some|most|following|additional\w*|style|like|similar|modified|modification\w*|not"
-    r"|no|cannot|rest|covers?|under\s+its|permi\w*|hereby|grant\w*|conditions?|restrict\w*|provided|must|shall|warrant\w*"
-    r"|requir\w*|agree\w*|fees?|pay\w*|without|prior|patent\w*|proprietary|confidential|secret|sell\w*"
-    r"|formerly|previously|was|were|until|till|then|after|before|once|if|when|longer|reserved|will|would|intend\w*|plan\w*"
-    r"|students?|customers?|employees?|members?|sponsors?|subscribers?|owners?)\b"
-)
 _CONTEXT = re.compile(
     r"licen[sc]ed|licen[sc]e\b|terms\s+of|released\s+under|distributed\s+under|available\s+under|placed|dedicat"
 )
@@ -433,18 +227,6 @@ _NOTICES: tuple[tuple[str, str], ...] = (
 
 
 @dataclass(frozen=True)
-class _Template:
-    """A licence as words; `@` stands for a name."""
-
-    licence: str
-    words: tuple[str, ...]
-    is_hard: tuple[bool, ...]  # a word: part of the grant or a condition; otherwise of a disclaimer or an appendix
-    run: int  # words that make a match
-    places: dict[tuple[str, ...], list[int]]
-    least_soft: float  # share of the other words that has to be there
-
-
-@dataclass(frozen=True)
 class Word:
     """A word of a text, in the form that is compared, and where it stands."""
 
@@ -459,6 +241,7 @@ class Found:
 
     expression: Expression
     is_statement: bool = False  # says what the licence is ("MIT or Apache-2.0, at your option") and is none itself
+    is_whole: bool = True  # False: some of the text is not understood
 
 
 def words(text: str) -> list[Word]:
@@ -471,104 +254,6 @@ def _words(text: str) -> Iterator[Word]:
         form = found[0].lower().replace("-", "")
         if form == "@" or (len(form) > 1 and not _SHORT_NUMBER.fullmatch(form)):
             yield Word(form.replace("licence", "license"), found.start(), found.end())
-
-
-def _stem(word: str) -> str:
-    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
-
-
-def _template(licence: str, parts: Sequence[tuple[bool, str]], least_soft: float) -> _Template:
-    forms = [(w.form, hard) for hard, text in parts for w in _words(text)]
-    run = 3 if len(forms) < 400 else 4
-    places: dict[tuple[str, ...], list[int]] = {}
-    for i in range(len(forms) - run + 1):
-        places.setdefault(tuple(f for f, _ in forms[i : i + run]), []).append(i)
-    return _Template(licence, tuple(f for f, _ in forms), tuple(h for _, h in forms), run, places, least_soft)
-
-
-@functools.cache
-def templates() -> tuple[_Template, ...]:
-    """The four licences, in their usual wordings, and the short notices that stand for them."""
-    apache = (Path(__file__).parent / "spdx" / "Apache-2.0.txt").read_text(encoding="utf-8")
-    title, _, rest = apache.partition("1. Definitions")
-    body, _, appendix = rest.partition(_APPENDIX)
-    return (
-        _template("MIT", _MIT, 0.5),
-        _template("BSD-2-Clause", (_BSD_2, _BSD_DISCLAIMER), 0.5),
-        *(_template("BSD-3-Clause", (_BSD_2, (True, clause), _BSD_DISCLAIMER), 0.5) for clause in _NAMES_CLAUSE),
-        _template("Apache-2.0", ((False, title), (True, "Definitions" + body), (False, _APPENDIX + appendix)), 0.0),
-        _template("Apache-2.0", ((True, _APACHE_NOTICE),), 0.0),
-        _template(_EXCEPTION, ((True, _LLVM),), 0.0),
-    )
-
-
-Block = tuple[int, int, int]  # place in the text, place in the licence, words
-
-
-def _chains(forms: Sequence[str], template: _Template) -> Iterator[list[Block]]:
-    """Runs of matches that go forward in both, with gaps of at most GAP and SKIP words."""
-    run, chain = template.run, list[Block]()
-    at, end_here, end_there = 0, 0, 0
-    while at + run <= len(forms):
-        if chain and at - end_here > GAP:
-            yield chain
-            chain = []
-        places = template.places.get(tuple(forms[at : at + run]))
-        place = _next_place(places, end_there if chain else 0, bool(chain)) if places else -1
-        if place < 0 and places and chain and places[0] < 12:  # the licence begins again
-            yield chain
-            chain, place = [], places[0]
-        if place < 0:
-            at += 1
-            continue
-        size = run
-        while at + size < len(forms) and place + size < len(template.words):
-            if forms[at + size] != template.words[place + size]:
-                break
-            size += 1
-        chain.append((at, place, size))
-        at, end_here, end_there = at + size, at + size, place + size
-    if chain:
-        yield chain
-
-
-def _next_place(places: list[int], after: int, is_open: bool) -> int:
-    """The first place from `after` on, if it is near enough."""
-    k = bisect_left(places, after)
-    if k == len(places) or (is_open and places[k] - after > SKIP):
-        return -1
-    return places[k]
-
-
-def _holds(forms: Sequence[str], template: _Template, chain: list[Block]) -> bool:
-    """Whether a run of matches is the whole licence but for harmless edits."""
-    here, there = chain[0][0], 0
-    soft = soft_found = 0
-    for at, place, size in [*chain, (-1, len(template.words), 0)]:
-        inserted = forms[here:at] if at >= 0 else ()
-        if (inserted or place > there) and not _is_harmless(inserted, template, there, place):
-            return False
-        soft_found += sum(not hard for hard in template.is_hard[place : place + size])
-        here, there = at + size, place + size
-    soft = sum(not hard for hard in template.is_hard)
-    return soft_found >= template.least_soft * soft
-
-
-def _is_harmless(inserted: Sequence[str], template: _Template, first: int, last: int) -> bool:
-    """Whether these words may stand in the place of words `first` to `last` of the licence."""
-    lost = [w for w, hard in zip(template.words[first:last], template.is_hard[first:last], strict=True) if hard]
-    if any(not w.isascii() and ord(max(w)) > LATIN for w in inserted):
-        return False
-    sides = template.is_hard[max(0, first - EDGE) : first + EDGE] if first == last else ()
-    touches = bool(lost) or any(sides)
-    come = Counter(s for w in inserted if (s := _stem(w)) in SIGNIFICANT)
-    if touches:
-        go = Counter(s for w in lost if (s := _stem(w)) in SIGNIFICANT)
-        room = GAP // 2 if "@" in lost else len(lost) + EDGE  # a name may be long
-        return come == go and len(lost) <= 12 and len(inserted) <= room
-    gone = {_stem(w) for w in template.words[first:last]}
-    forms = {*come, *inserted} & (BINDING | _OBLIGES)
-    return len(inserted) <= GAP // 2 and not any(_stem(w) not in gone for w in forms)
 
 
 @functools.lru_cache(maxsize=512)
@@ -585,14 +270,18 @@ def recognise(text: str) -> Found | None:
     found = words(text)
     if not found or (len(found) <= 8 and "\n" not in text.strip() and re.fullmatch(r"[\w./-]+", text.strip())):
         return _short(text.strip())
-    proved, spans = _proved([w.form for w in found])
-    rest = _without(text, found, spans)
+    spans = complete(text)
+    proved = {licence for licence, _, _ in spans}
+    rest = _without(text, [(first, last) for _, first, last in spans])
+    is_whole = is_clean(text) and is_explained(rest)
     if not proved - {_EXCEPTION}:
-        return _unproved(text, found)
+        return None if is_whole and not _NAME.search(rest.lower()) else _unproved(text, found)
     names = {
         f"{p} WITH {_EXCEPTION}" if p == "Apache-2.0" and _EXCEPTION in proved else p for p in proved - {_EXCEPTION}
     }
-    return Found(both([*map(one, sorted(names)), *_left_over(rest, proved)]))
+    others = [] if is_whole else _strangers(rest, proved)
+    more = [UNKNOWN] if not is_whole and needs_only(both(map(one, [*names, *others]))) else []
+    return Found(both(map(one, sorted([*names, *others, *more]))), is_whole=is_whole)
 
 
 def _short(text: str) -> Found | None:
@@ -601,56 +290,28 @@ def _short(text: str) -> Found | None:
     return Found(expression, is_statement=True) if expression and text.lower() not in ("license", "copying") else None
 
 
-def _proved(forms: list[str]) -> tuple[set[str], list[tuple[int, int]]]:
-    """(licences whose words are all there, spans of words that they explain)."""
-    proved: set[str] = set()
-    spans: list[tuple[int, int]] = []
-    for template in templates():
-        for chain in _chains(forms, template):
-            if len(chain) and _holds(forms, template, chain):
-                proved.add(template.licence)
-                spans.append((chain[0][0], chain[-1][0] + chain[-1][2]))
-    return proved, spans
-
-
-def _without(text: str, found: list[Word], spans: list[tuple[int, int]]) -> str:
-    """What of the text no licence explains, in lower case, its line breaks kept."""
+def _without(text: str, spans: list[tuple[int, int]]) -> str:
+    """What of the text no licence explains."""
     pieces, at = [], 0
     for first, last in sorted(spans):
-        pieces.append(text[at : max(at, found[first].start)])
-        at = max(at, found[last - 1].end)
-    return "\n".join([*pieces, text[at:]]).lower().replace("licence", "license")
+        pieces.append(text[at : max(at, first)])
+        at = max(at, last)
+    return "\n\n".join([*pieces, text[at:]])
 
 
-def _left_over(rest: str, proved: set[str]) -> list[Expression]:
-    """What the rest of a text adds to the licences that are proved; nothing if it is titles, names and copyrights."""
-    rest = re.sub(r"-*\s*llvm exceptions to the apache 2.0 license\s*-*", " ", rest)
-    rest = _BADGE.sub(" ", rest)
-    named: set[str] = set()
-
-    def mark(match: re.Match[str]) -> str:
-        named.add(_NAME_IDS[int((match.lastgroup or "n0")[1:])])
-        return "\x01"
-
-    lines = _COPYRIGHT.sub(lambda m: _holders(m[0]), rest)
-    marked = _NAME.sub(mark, lines)
-    plain = _HEADING.sub(" ", _AFTER_NAME.sub("\x01", _STATEMENT.sub(" ", marked)))
-    strange = {n for n in named if not any(_stands_for(n, p) for p in proved)}
-    if strange:
-        return [one(name) for name in sorted(strange)]
-    loose = [w for w in re.findall(r"[^\W\d_]{3,}", plain) if not w.isascii() and ord(max(w)) > LATIN]
-    if _LEFT.search(plain) or loose or len(plain.split()) > 400:
-        return [one(UNKNOWN)]
-    return []
+def _strangers(rest: str, proved: set[str]) -> list[str]:
+    """Licences that the rest of a text names and that are not proved."""
+    rest = re.sub(
+        r"-*\s*llvm exceptions to the apache 2.0 license\s*-*", " ", rest.lower().replace("licence", "license")
+    )
+    lines = _COPYRIGHT.sub(lambda m: _holders(m[0]), _BADGE.sub(" ", rest))
+    named = {_NAME_IDS[int((m.lastgroup or "n0")[1:])] for m in _NAME.finditer(lines)}
+    return sorted(n for n in named if not any(_stands_for(n, p) for p in proved))
 
 
 def _holders(line: str) -> str:
-    """A copyright line without what such lines hold anyway."""
-    line = re.sub(r"all rights reserved|(?:portions|parts|some)\s|copyright|spdx-filecopyrighttext", " ", line)
-    line = re.sub(
-        r"\bmit\b|\bapache\b|\bmozilla\b|\bpython software foundation\b|public\b|\bresearch\b|education\w*", " ", line
-    )
-    return line if line.isascii() or _LEFT.search(line) else " "
+    """A copyright line without the names of licences that are names of holders as well."""
+    return re.sub(r"\bmit\b|\bapache\b|\bmozilla\b|\bpython software foundation\b", " ", line)
 
 
 def _stands_for(name: str, licence: str) -> bool:
@@ -691,9 +352,10 @@ def _statement(text: str) -> Expression | None:
     """The licences that a short text says it is under; None: it names none, or in no such sentence."""
     tags = tag(text)
     if tags is not None:
-        return tags
-    low = " ".join(text.lower().replace("licence", "license").split())
-    low = re.sub(r"copyright[^.]{0,80}?all rights reserved\.?", " ", low)
+        rest = _SPDX_LINE.sub(" ", text)
+        return tags if is_clean(text) and is_explained(rest) else _closed(tags, False)
+    plain = _COPYRIGHT.sub(lambda m: " " if is_explained(m[0]) else m[0], text.lower())
+    low = " ".join(plain.replace("licence", "license").split())
     low = re.sub(
         r"either version [\d.]+ of the license|\(?(?:or )?\(?at your option\)?,? any later(?: version)?", " ", low
     )
@@ -702,14 +364,21 @@ def _statement(text: str) -> Expression | None:
         return None
     names = sorted({name for _, _, name in spans})
     names = [n for n in names if not any(n != m and _stands_for(n, m) for m in names)]
-    rest = _NAME.sub("\x01", low)
-    plain = _AFTER_NAME.sub("\x01", _STATEMENT.sub(" ", rest))
-    if _RESERVES.search(plain):
-        return both([*map(one, names), one(UNKNOWN)])
     gaps = [low[a[1] : b[0]] for a, b in itertools.pairwise(spans)]
     is_list = len(names) > 1 and all(len(gap) < 80 and _LIST.fullmatch(gap) for gap in gaps)
     is_free = is_list and (bool(_FREE_CHOICE.search(low)) or any(map(_OR.search, gaps)))
-    return (either if is_free else both)(map(one, names))
+    return _closed((either if is_free else both)(map(one, names)), is_clean(text) and is_statement(_untitled(plain)))
+
+
+def _untitled(text: str) -> str:
+    """A statement without a title line."""
+    return re.sub(r"\A\W*licen[sc]e\W*\n\s*\n", "", text)
+
+
+def _closed(expression: Expression, is_known: bool) -> Expression:
+    """An expression, with UNKNOWN in each choice where it would keep something that is not wholly understood."""
+    could_keep = needs_only(expression, (*PERMISSIVE, "LicenseRef-BSD", "LicenseRef-Apache"))
+    return expression if is_known or not could_keep else both([expression, one(UNKNOWN)])
 
 
 def tag(text: str) -> Expression | None:
@@ -726,10 +395,11 @@ def tag(text: str) -> Expression | None:
 def notice(head: str) -> Expression | None:
     """What the head of a source file says of its own licence, by SPDX tag or sentence; None: nothing."""
     tagged = tag(head)
-    if tagged is not None:
-        return tagged
     joined = " ".join(["", *(w.form for w in words(head)), ""])
     others = _phrases(joined, _NOTICES)
+    if tagged is not None:
+        binds = [name for name in others if name.startswith("LicenseRef-") and name != "LicenseRef-GPL"]
+        return both([tagged, *map(one, binds)])
     return one(others[0]) if others else None
 
 
@@ -747,15 +417,13 @@ def from_name(text: str) -> Expression | None:
             return made
     except ValueError:
         pass
-    rest = _NAME.sub("\x01", low)
     names = sorted({_NAME_IDS[int((m.lastgroup or "n0")[1:])] for m in _NAME.finditer(low)})
     names = [n for n in names if not any(n != m and _stands_for(n, m) for m in names)]
-    plain = re.sub(r"\b(?:the|license|licenses|software|open|source|version|and|or|any|later|dual|file|see|under|of|at"
-                   r"|your|option|either|new|clause|plus|approved|osi|both|terms)\b", " ", rest)  # fmt: skip
-    if not names or re.search(r"[^\W\d_]{2,}", plain):
-        return one(UNKNOWN) if not names else both([*map(one, names), one(UNKNOWN)])
+    if not names:
+        return one(UNKNOWN)
+    rest = _NAME.sub("\x01", low)
     is_free = len(names) > 1 and bool(re.search(r"\bor\b(?! (?:any )?later)|/|\beither\b|\bdual\b", rest))
-    return (either if is_free else both)(map(one, names))
+    return _closed((either if is_free else both)(map(one, names)), is_clean(text) and is_statement(text))
 
 
 def _is_free_word(name: str) -> bool:

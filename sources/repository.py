@@ -35,6 +35,7 @@ from curate.spdx import (
     write,
 )
 from sources.licences import FAMILIES, MAX_TEXT, Found, from_name, notice, recognise, tag
+from sources.wording import is_attribution, is_name
 
 MAX_METADATA = 1 << 20  # bytes of a metadata file that is read
 HEAD = 4096  # bytes of a source file in which its licence is looked for
@@ -76,7 +77,14 @@ _LICENCE_FILE = re.compile(
 )
 _INVENTORY = re.compile(r"third|3rd|bundled|vendor|dependenc|notices?\b|^licen[cs]es(?:\.(?:txt|md|rst|html?))?$|other")
 _TEXT_FOLDER = ("licenses", "licences", "license")
-_R_STUB = re.compile(r"\s*YEAR:[^\n]*\n\s*COPYRIGHT HOLDER:[^\n]*\s*", re.I)
+_R_STUB = re.compile(r"\s*YEAR:[\s\d,-]*\n\s*COPYRIGHT HOLDER:([^\n]*)\s*", re.I)
+_NOTICE_FILE = re.compile(r"notice(?:\.(?:txt|md|rst))?")
+_ELSEWHERE = re.compile(  # a value of metadata that only says where the licence is
+    r"(?:(?:file|see|refer to|see licen[sc]e in)[: ]\s*)?(?:the )?<?(?:\./)?(?:un)?(?:licen[sc]e|copying)"
+    r"(?:[-.](?:txt|md|rst|mit|apache))?>?"
+    r"(?: file)?(?: for (?:details|more information))?\.?",
+    re.I,
+)
 
 
 @dataclass(frozen=True)
@@ -114,6 +122,10 @@ class Evidence:
         if _is_licence(low, folder):
             self._add_text(folder, name, data)
             return
+        if _NOTICE_FILE.fullmatch(low):
+            if data is None or not is_attribution(_decoded(data)):
+                self._folder(folder).texts.append((name, Found(one(UNKNOWN))))
+            return
         read = _READERS.get(low) or next((r for suffix, r in _BY_SUFFIX.items() if low.endswith(suffix)), None)
         if read is not None and data is not None and len(data) <= MAX_METADATA and ".egg-info" not in folder:
             for expression in _safely(read, data.decode("utf-8", "replace")):
@@ -130,11 +142,11 @@ class Evidence:
         if data is None or len(data) > 4 * MAX_TEXT:
             found: Found | None = Found(one(UNKNOWN))
         else:
-            text = data.decode("utf-8", "replace").replace("\x00", "")
-            found = None if _R_STUB.fullmatch(text) else recognise(text)
+            text = _decoded(data)
+            stub = _R_STUB.fullmatch(text)
+            found = recognise(text) if stub is None else None if is_name(stub[1]) else Found(one(UNKNOWN))
         parent, _, last = folder.rpartition("/")
-        is_unknown = found is not None and UNKNOWN in licences(found.expression)
-        if found is None or (name.lower().startswith("copyright") and is_unknown):
+        if found is None:
             return
         if last.lower() in _TEXT_FOLDER:
             if last == "LICENSES":  # REUSE: a text for every licence that binds some file
@@ -215,6 +227,15 @@ def is_vendored(path: str) -> bool:
     return _fence(path.rpartition("/")[0]) is not None
 
 
+def _decoded(data: bytes) -> str:
+    """The text of a file: UTF-8, or Latin-1 as older files have it."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+    return text.replace("\x00", "")
+
+
 def _is_licence(name: str, folder: str) -> bool:
     if _CODE.search(name):
         return False
@@ -260,6 +281,8 @@ def decide(texts: Sequence[tuple[str, Found]], metadata: Sequence[tuple[str, Exp
     note = "; ".join(dict.fromkeys(f"{name}: {write(e)}" for name, e in [*proved, *stated]))[:400]
     try:
         made = _together([e for _, e in proved], [e for _, e in stated])
+        if made is not None and needs_only(made) and not all(found.is_whole for _, found in texts):
+            made = both([made, one(UNKNOWN)])
     except ValueError:
         return Decision(UNKNOWN, note)
     by_file = bool(texts) and all(name.startswith("LICENSES/") for name, _ in texts)
@@ -325,7 +348,7 @@ def _named(value: Any) -> Expression | None:
         found = recognise(value)
         return found.expression if found else None
     value = re.sub(r"\s*\+\s*file LICEN[SC]E\s*$", "", value)
-    if re.match(r"\s*(?:file|see|refer)\b.{0,40}licen[sc]e|\s*[\w./-]*licen[sc]e(?:\.\w+)?\s*$", value, re.I):
+    if _ELSEWHERE.fullmatch(value.strip()):
         return None
     return from_name(value)
 
@@ -339,7 +362,7 @@ def classifiers(values: Iterable[str]) -> Expression | None:
             continue
         known = {"Apache Software License": "LicenseRef-Apache", "BSD License": "LicenseRef-BSD"}.get(name)
         slug = "LicenseRef-" + re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
-        made = one(known) if known else from_name(re.sub(r"\s*\([^)]*\)$", "", name))
+        made = one(known) if known else from_name(name)
         found.append(one(slug) if made is None or UNKNOWN in licences(made) else made)
     return both(found) if found else None
 
@@ -381,9 +404,10 @@ def _setup_cfg(text: str) -> list[Expression | None]:
 
 def _setup_py(text: str) -> list[Expression | None]:
     """Never run: only literal values are read."""
-    given = re.findall(r"\blicen[sc]e\s*=\s*[rub]?([\"'])([^\"'\n]{1,200})\1", text)
+    given = re.findall(r"\blicen[sc]e\s*=\s*[rub]?([\"'])([^\"'\n]{1,200})\1\s*([^\s])?", text)
     listed = re.findall(r"([\"'])(License ::[^\"'\n]{1,200})\1", text)
-    return [*(_named(v) for _, v in given[:4]), classifiers(v for _, v in listed[:20])]
+    named = [_named(v) if after in (",", ")", "", "#") else one(UNKNOWN) for _, v, after in given[:4]]
+    return [*named, classifiers(v for _, v in listed[:20])]
 
 
 def _package_json(text: str) -> list[Expression | None]:
@@ -397,7 +421,9 @@ def _package_json(text: str) -> list[Expression | None]:
     if not isinstance(several, list):
         return [_named(given)]
     named = [_named(s.get("type") if isinstance(s, dict) else s) for s in several[:20]]
-    return [_named(given), either([n for n in named if n is not None]) if any(named) else None]
+    known = [n for n in named if n is not None]
+    join = both if any(UNKNOWN in licences(n) for n in known) else either
+    return [_named(given), join(known) if known else None]
 
 
 def _cargo(text: str) -> list[Expression | None]:
@@ -417,6 +443,8 @@ def _pom(text: str) -> list[Expression | None]:
     block = re.search(r"<licenses>(.{0,4000}?)</licenses>", text, re.S)
     names = [_named(n) for n in re.findall(r"<name>([^<]{1,200})</name>", block[1])] if block else []
     known = [n for n in names if n is not None]
+    if block and "<comments>" in block[1]:
+        known.append(one(UNKNOWN))
     return [both(known)] if known else []
 
 

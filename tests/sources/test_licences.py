@@ -496,7 +496,7 @@ def test_a_restriction_anywhere_in_a_text_is_never_overlooked(licence: str, word
 def test_a_lost_word_of_the_grant_is_never_overlooked(licence: str, data: st.DataObject) -> None:
     words = TEXTS[licence].split()
     end = words.index("PROVIDED")  # the disclaimer may be edited
-    carry = [i for i, w in enumerate(words[:end]) if licences._stem(w.lower().strip('.,;:"()')) in GRANTS]
+    carry = [i for i, w in enumerate(words[:end]) if w.lower().strip('.,;:"()').removesuffix("s") in GRANTS]
     at = data.draw(st.sampled_from(carry))
     made = recognise(" ".join([*words[:at], *words[at + 1 :]]))
     assert made is not None and not needs_only(made.expression)
@@ -706,7 +706,9 @@ def test_licences_of_installed_packages_agree_with_their_metadata() -> None:
 
     proved = 0
     for package in importlib.metadata.distributions():
-        declared = from_name(package.metadata.get("License-Expression") or "")
+        declared = from_name(
+            (package.metadata.json.get("license_expression") or "") and str(package.metadata["License-Expression"])
+        )
         if declared is None:
             continue
         for file in package.files or []:
