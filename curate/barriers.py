@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from curate import answering, clustering
-from curate.errors import StageError
+from curate.errors import RefusalError
 from curate.members import Members, phase_unit
 from curate.stage import AnsweredBarrier, Barrier, DuplicateBarrier, Outcome
 from curate.store import Attempt
@@ -74,13 +74,13 @@ class Applied:
 
 
 def refuse_runaway(barrier: Barrier, members: Members) -> None:
-    """StageError where more is removed than the barrier's `max_removed` allows."""
+    """RefusalError where more is removed than the barrier's `max_removed` allows."""
     if not isinstance(barrier, DuplicateBarrier):
         return
     total, removed = clustering.outcome(barrier, members)
     if total >= clustering.MANY and removed > barrier.max_removed * total:
         first = clustering.largest(barrier, members)[0]
-        raise StageError(
+        raise RefusalError(
             f"would remove {removed:,} of {total:,} documents ({100 * removed / total:.0f} %), more than "
             f"{barrier.name}.max_removed={barrier.max_removed:g} allows; the largest of its clusters has "
             f"{first['size']:,}, which {first['survivor']['doc_id']} stands for",

@@ -209,7 +209,7 @@ def _dedup(args: argparse.Namespace) -> int:
     done = dedup(
         args.dir,
         barriers(args.by, _given(args)),
-        sources=[x for x in (args.sources or "").split(",") if x],
+        sources=_names("--sources", args.sources),
         accept=args.accept,
         dry_run=args.dry_run,
         workers=args.workers,
@@ -218,13 +218,23 @@ def _dedup(args: argparse.Namespace) -> int:
         progress=Progress.silent() if args.quiet else Progress.stderr(),
     )
     if done.report is None:
-        print("\n".join(trial.text() for trial in done.trials))
+        print("\n".join(trial.text() for trial in done.trials) or "nothing to try: lines are not tried on a sample")
         return DONE
     for one in done.found:
         print(f"{one['barrier']}: {one['removed']:,} of {one['documents']:,} documents removed")
     print(summary(done.report))
     print(f"  {done.units} files committed again, in {done.seconds:.1f} s; curate why {args.dir} ID names the survivor")
     return DONE
+
+
+def _names(option: str, given: str | None) -> list[str]:
+    """Names of a list such as "a,b"; what names nothing, an unset variable perhaps, does not mean all."""
+    from curate.errors import RecipeError
+
+    names = [x.strip() for x in (given or "").split(",") if x.strip()]
+    if given is not None and not names:
+        raise RecipeError(f"{option} {given!r}: names nothing")
+    return names
 
 
 def _add_lm(commands: Any) -> None:

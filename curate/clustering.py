@@ -12,9 +12,10 @@ doc_id). All is deterministic, so that a task whose worker was killed is done ag
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,9 @@ from curate.store import ArrowFile, Attempt, Commit, RawFile
 FACTS = pa.schema([("doc_id", pa.string()), ("score", pa.float64()), ("length", pa.int64()), ("check", pa.uint64())])
 SHOWN_CLUSTERS, SHOWN_MEMBERS, BEGINS = 5, 3, 80  # in the report; characters of a text
 REDUCED = 4_000_000  # pairs that are brought into one forest at a time, at least
+FULL_KEY = 288  # bytes of memory, measured: of a key that 16 documents share, all of whose pairs are candidates
+GAP, SPAN = 512, 1 << 20  # shingles: between documents that are read at once, and about those of one read
+PAIR = 32  # bytes of memory of a pair that is compared, beside its shingles
 MANY = 1000  # documents: a share of fewer says nothing
 
 
@@ -129,12 +133,32 @@ def links(barrier: DuplicateBarrier, members: Members, index: int, attempt: Atte
         part = records(members.keyed(unit), "keys", index)
         keys.append(part[:, 0])
         documents.append(part[:, 1].astype(np.int64) | (place << ROW_BITS))
-    pairs = candidates(barrier, np.concatenate(keys), np.concatenate(documents))
     by_pair = Partitioned(attempt, "pairs", 1 if barrier.one_key else members.partitions)
-    by_pair.add(pair_hashes(pairs), pairs)
+    found, count = [np.zeros(0, np.int64)], 0
+    for some, theirs in _pieces(barrier, np.concatenate(keys), np.concatenate(documents)):
+        pairs = candidates(barrier, some, theirs)
+        by_pair.add(pair_hashes(pairs), pairs)
+        found.append(np.unique(pairs))
+        count += len(pairs)
     by_pair.finish()
-    attempt.raw("candidates").write(np.unique(pairs).data)
-    return {"pairs": len(pairs)}
+    attempt.raw("candidates").write(np.unique(np.concatenate(found)).data)
+    return {"pairs": count}
+
+
+def _pieces(barrier: DuplicateBarrier, keys: Keys, documents: Documents) -> Iterator[tuple[Keys, Documents]]:
+    """The keys in parts whose pairs fit into memory even where each is shared by as many as are all compared.
+
+    Equal keys stay together. A pair that two parts find is written twice; whoever reads the pairs takes each once.
+    """
+    parts = 1 if barrier.one_key else -(-len(keys) * FULL_KEY // (barrier.memory * 1_000_000))
+    if parts <= 1:
+        yield keys, documents
+        return
+    mixed = (keys * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)  # a partition is a range of keys
+    number = ((mixed * np.uint64(parts)) >> np.uint64(32)).astype(np.uint16)
+    for part in range(parts):
+        here = number == part
+        yield keys[here], documents[here]
 
 
 def sketches(barrier: DuplicateBarrier, members: Members, index: int, attempt: Attempt) -> dict[str, Any]:
@@ -159,11 +183,25 @@ def sketches(barrier: DuplicateBarrier, members: Members, index: int, attempt: A
 
 def pairs(barrier: DuplicateBarrier, members: Members, index: int, attempt: Attempt) -> dict[str, Any]:
     """The pairs of one partition that hold, reduced to those that join something."""
-    parts = [records(members.commit("links", p), "pairs", index) for p in range(members.partitions)]
-    pairs = np.concatenate(parts).astype(np.int64)
-    kept, _ = confirmed(barrier, pairs, _Sketched(members) if barrier.verifies else None)
-    attempt.raw("edges").write(forest(kept).data)
-    return {"compared": len(pairs), "held": len(kept)}
+    parts = (records(members.commit("links", p), "pairs", index).view(np.int64) for p in range(members.partitions))
+    sketched = _Sketched(members) if barrier.verifies else None
+    room = max(1, barrier.memory * 1_000_000 // PAIR)
+    kept = (confirmed(barrier, some, sketched)[0] for some in _gathered(parts, room))
+    attempt.raw("edges").write(reduced(kept).data)
+    return {}
+
+
+def _gathered(parts: Iterable[Pairs], room: int) -> Iterator[Pairs]:
+    """The same pairs, about `room` at a time."""
+    waiting: list[Pairs] = []
+    for part in parts:
+        for begin in range(0, len(part), room):
+            waiting.append(part[begin : begin + room])
+            if sum(map(len, waiting)) >= room:
+                yield np.concatenate(waiting)
+                waiting = []
+    if waiting:
+        yield np.concatenate(waiting)
 
 
 def clusters(barrier: DuplicateBarrier, members: Members, index: int, attempt: Attempt) -> dict[str, Any]:
@@ -263,15 +301,14 @@ class _Sketched:
         self.members = members
         self.open = functools.lru_cache(maxsize=64)(self._open)
 
-    def _open(self, place: int) -> tuple[Keys, Documents, Offsets]:
+    def _open(self, place: int) -> tuple[BinaryIO, Documents, Offsets]:
         commit = self.members.commit("sketches", place)
         index = np.fromfile(commit.path("index"), np.int64)
         count = int(index[0])
-        path = commit.path("hashes")
-        hashes = np.memmap(path, np.uint64, "r") if path.stat().st_size else np.zeros(0, np.uint64)
+        hashes = open(commit.path("hashes"), "rb", buffering=0)  # not mapped: mapped pages would count as memory
         return hashes, index[1 : 1 + count], index[1 + count :]
 
-    def _places(self, documents: Documents) -> Iterator[tuple[npt.NDArray[np.int64], Keys, Offsets, Offsets]]:
+    def _places(self, documents: Documents) -> Iterator[tuple[npt.NDArray[np.int64], BinaryIO, Offsets, Offsets]]:
         """(which of the documents, hashes, first, last) of each unit that some are in."""
         for place, which in _by_unit(documents):
             hashes, rows, offsets = self.open(place)
@@ -290,9 +327,23 @@ class _Sketched:
         offsets = np.concatenate([[0], np.cumsum(self.sizes(documents))])
         values = np.empty(int(offsets[-1]), np.uint64)
         for which, hashes, first, last in self._places(documents):
-            for i, a, b in zip(which.tolist(), first.tolist(), last.tolist(), strict=True):
-                values[offsets[i] : offsets[i + 1]] = hashes[a:b]
+            far = (first[1:] - last[:-1] > GAP) | (np.diff(first // SPAN) > 0)
+            for run in np.split(np.arange(len(which)), np.flatnonzero(far) + 1):
+                begin = int(first[run[0]])
+                some = _read(hashes, begin, int(last[run[-1]]))
+                places = zip(
+                    which[run].tolist(), (first[run] - begin).tolist(), (last[run] - begin).tolist(), strict=True
+                )
+                for i, a, b in places:
+                    values[offsets[i] : offsets[i + 1]] = some[a:b]
         return values, offsets
+
+
+def _read(file: BinaryIO, first: int, last: int) -> Keys:
+    found = np.empty(last - first, np.uint64)
+    if first < last and os.preadv(file.fileno(), [found.data], 8 * first) != found.nbytes:
+        raise StoreError(f"{file.name}: shorter than it says")
+    return found
 
 
 class FactsOf:

@@ -12,11 +12,12 @@ from typing import Any
 
 from curate.clustering import MANY
 from curate.dedup.bands import explain
+from curate.dedup.matching import with_score
 from curate.dedup.near import Near
 from curate.dedup.rehearsal import Trial, rehearse
 from curate.engine import Asked, execute, kernels_of, note_metrics, stopping, warm_kernels
-from curate.errors import RecipeError, StageError, StoreError, near
-from curate.passes import PassJob, PassSchedule, findings, finish, freeze, sample
+from curate.errors import RecipeError, RefusalError, StoreError, near
+from curate.passes import PassJob, PassSchedule, check_scores, findings, finish, freeze, sample
 from curate.progress import Progress
 from curate.recipe import describe, part_module
 from curate.report import account, plain, write_html
@@ -51,8 +52,9 @@ def dedup(
     """Remove duplicates from a finished corpus, across `sources` (none: all), one barrier after the other.
 
     Each barrier is tried on a sample first; a trial that fails, or a full pass that finds something else than the
-    trial let expect, is a StageError and nothing is changed, unless `accept`. `dry_run`: the trials alone.
+    trial let expect, is a RefusalError and nothing is changed, unless `accept`. `dry_run`: the trials alone.
     """
+    _check(barriers, workers, engine)
     corpus = Corpus(Path(out).absolute())
     known = corpus.sources()
     if not (corpus.root / "corpus.json").is_file() or not known:
@@ -66,7 +68,21 @@ def dedup(
         if unfinished:
             raise StoreError(f"{out}: a run of {unfinished[0]} is not finished; run it to its end first")
         asked = _Pass(corpus, name, accept, dry_run, workers, address, engine, progress or Progress.silent())
-        return _dedup_locked(asked, barriers, list(sources) or known)
+        once = list(dict.fromkeys(sources))  # the documents of a source named twice are no copies of themselves
+        return _dedup_locked(asked, barriers, once or known)
+
+
+def _check(barriers: Sequence[Barrier], workers: int | None, engine: str) -> None:
+    """RecipeError for what a pass cannot do."""
+    if engine not in ("ray", "inline"):
+        raise RecipeError(f"engine is {engine!r}, must be ray or inline")
+    if workers is not None and workers < 1:
+        raise RecipeError(f"--workers is {workers}, must be at least 1")
+    if not barriers or len({b.name for b in barriers}) < len(barriers):
+        raise RecipeError("give one barrier or more, each once")
+    for barrier in barriers:
+        if barrier.group_size is not None:
+            raise RecipeError(f"{barrier.name}.scope is {barrier.group_size}: a finished corpus is seen as one, 'run'")
 
 
 @dataclass(frozen=True)
@@ -85,7 +101,8 @@ def _dedup_locked(p: _Pass, barriers: Sequence[Barrier], sources: Sequence[str])
     started = time.monotonic()
     kernels = kernels_of(["curate.passes", *map(part_module, barriers)])
     warm_kernels(kernels, p.progress)
-    job = freeze(p.corpus, barriers, sources)
+    job = freeze(p.corpus, barriers, sources, keep=not p.dry_run)
+    check_scores(job)
     trials = tuple(_trials(p, job))
     if p.dry_run:
         return Deduplicated(trials, (), 0, None, time.monotonic() - started, 0)
@@ -121,19 +138,19 @@ def _dedup_locked(p: _Pass, barriers: Sequence[Barrier], sources: Sequence[str])
 
 
 def _trials(p: _Pass, job: PassJob) -> Iterator[Trial]:
-    """Each barrier tried on what the ones before leave of a sample; StageError where one does not do what it should."""
+    """Each barrier tried on what the ones before leave of a sample; RefusalError where one does not do as it should."""
     base, documents = sample(job), job.documents
     for barrier in job.barriers:
         if not isinstance(barrier, DuplicateBarrier) or not documents:
             continue
         if isinstance(barrier, Near):
             p.progress.note(explain(barrier.threshold, barrier.permutations))
-        trial, base = rehearse(barrier, base, documents)
+        trial, base = rehearse(barrier, [with_score(barrier, table) for table in base], documents)
         documents = round(documents * (1 - trial.removed / max(1, trial.sampled)))
         p.progress.note(trial.text())
         objection = trial.objection()
         if objection and not (p.accept or p.dry_run):
-            raise StageError(f"{objection}; nothing was changed (--accept goes on)", barrier.name)
+            raise RefusalError(f"{objection}; nothing was changed (--accept goes on)", barrier.name)
         yield trial
 
 
@@ -152,7 +169,7 @@ def _gate(p: _Pass, trials: Sequence[Trial], found: list[dict[str, Any]], job: P
             continue  # nothing to try it on
         surprise = by_name[one["barrier"]].surprise(one["removed"], one["documents"]) or _runaway(one, job)
         if surprise and not p.accept:
-            raise StageError(f"{surprise}; nothing was changed (--accept goes on)", one["barrier"])
+            raise RefusalError(f"{surprise}; nothing was changed (--accept goes on)", one["barrier"])
 
 
 def _runaway(one: dict[str, Any], job: PassJob) -> str | None:

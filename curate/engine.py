@@ -362,6 +362,10 @@ def stopping() -> Iterator[None]:
         pass  # not the main thread: signals are the caller's
     try:
         yield
+    except SystemError as error:  # raised inside a call into Ray's own code, which makes another error of it
+        if isinstance(error.__cause__, Interrupted):
+            raise error.__cause__ from None
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

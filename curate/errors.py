@@ -4,6 +4,7 @@
     ├── RecipeError   a choice is wrong: unknown recipe, setting or input; raised before any data is read
     ├── SourceError   upstream is missing, truncated, or not what it claims to be
     ├── StageError    a stage failed on a table; carries the stage and the unit
+    │   └── RefusalError  a barrier would remove more than it may; nothing was changed
     └── StoreError    a commit, a digest or the disk
 
 A `CurateError` is shown as one line and ends the command with `exit_code`; anything else is our own bug and
@@ -44,6 +45,12 @@ class StageError(CurateError):
     def __str__(self) -> str:
         where = " ".join(x for x in (self.stage, self.unit) if x)
         return f"{where}: {self.args[0]}" if where else str(self.args[0])
+
+
+class RefusalError(StageError):
+    """A barrier would remove more than was expected or allowed; the data is as it was, and the user decides."""
+
+    exit_code = USER
 
 
 class StoreError(CurateError):

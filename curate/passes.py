@@ -18,7 +18,8 @@ import pyarrow as pa
 
 from curate.barriers import Applied, Phase, keys_out, phases, run_phase
 from curate.clustering import largest, outcome
-from curate.errors import StoreError
+from curate.dedup.matching import with_score
+from curate.errors import RecipeError, StoreError, near
 from curate.exchange import Settings
 from curate.members import Members, phase_unit
 from curate.recipe import describe, digest
@@ -147,7 +148,7 @@ def _emit(job: PassJob, task: PassTask) -> None:
     with Attempt(job.folder(f"keys-{task.number}"), _key(task.index)) as attempt:
         keys = keys_out(attempt, barrier, job.partitions[task.number])
         for table, _ in job.remaining(task.index, task.number):
-            keys.add(table)
+            keys.add(with_score(barrier, table) if isinstance(barrier, DuplicateBarrier) else table)
         keys.finish()
         attempt.commit({"fingerprint": task.fingerprint})
 
@@ -183,8 +184,11 @@ def commit_again(job: PassJob, place: int) -> dict[str, Any]:
 # -- the order of work -------------------------------------------------------------------------------------------------
 
 
-def freeze(corpus: Corpus, barriers: Sequence[Barrier], sources: Sequence[str]) -> PassJob:
-    """The job of a pass: one that was stopped, where its settings and its units are still these, else a new one."""
+def freeze(corpus: Corpus, barriers: Sequence[Barrier], sources: Sequence[str], keep: bool = True) -> PassJob:
+    """The job of a pass: one that was stopped, where its settings and its units are still these, else a new one.
+
+    `keep`: it will be worked. Else nothing is written, and what a stopped pass has made stays.
+    """
     units = sorted(
         (
             Unit(s, c.unit, c.generation, str(c.record["name"]), int(c.record["counts"]["kept"]))
@@ -200,11 +204,29 @@ def freeze(corpus: Corpus, barriers: Sequence[Barrier], sources: Sequence[str]) 
         stopped = [Unit(*u) for u in before["units"]]
         if len(stopped) == len(units) and all(map(functools.partial(_is_ours, corpus, before["name"]), stopped, units)):
             return _job(corpus, barriers, stopped, str(before["name"]))
-    shutil.rmtree(corpus.root / "runs" / "pass", ignore_errors=True)
     facts = [[u.source, u.unit, u.generation, u.name, u.documents] for u in units]
     name = digest([settings, facts])
+    if not keep:
+        return _job(corpus, barriers, units, name)
+    shutil.rmtree(corpus.root / "runs" / "pass", ignore_errors=True)
     replace_file(path, to_json({"name": name, "settings": settings, "units": facts}))
     return _job(corpus, barriers, units, name)
+
+
+def check_scores(job: PassJob) -> None:
+    """RecipeError where no source, and no barrier before it, has the column that a barrier takes for its score."""
+    written: set[str] = set()
+    for barrier in job.barriers:
+        name = barrier.score.removeprefix("-") if isinstance(barrier, DuplicateBarrier) and barrier.score else None
+        if name is not None and name not in written and job.units:
+            seen: set[str] = set()
+            for place in range(len(job.units)):
+                seen.update(job.committed(place).open("documents").schema.names)
+                if name in seen:
+                    break
+            else:
+                raise RecipeError(f"{barrier.name}.score: documents have no column {name!r}{near(name, seen)}")
+        written.update(f.name for f in barrier.writes)
 
 
 def _is_ours(corpus: Corpus, name: str, then: Unit, now: Unit) -> bool:

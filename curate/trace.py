@@ -118,7 +118,7 @@ def text(found: Mapping[str, Any]) -> str:
                      f"{document['tokens']} of document {shown.pop('doc_id')}")  # fmt: skip
         if "token" in document:
             special = f" ({document['special'].upper()})" if document["special"] else ""
-            lines.append(f"    {'token':<18}{document['token']}{special}")
-        lines += [f"    {name:<18}{value}" for name, value in shown.items() if value is not None]
-        lines.append(f"    {'begins':<18}{document['begins'][:100]!r}")
+            lines.append(f"    {'token':<22}{document['token']}{special}")
+        lines += [f"    {name:<22}{value}" for name, value in shown.items() if value is not None]
+        lines.append(f"    {'begins':<22}{document['begins'][:100]!r}")
     return "\n".join(lines)

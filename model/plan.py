@@ -155,6 +155,8 @@ def _check_present(
     if not missing:
         return
     there = sorted(p.parent.name for p in (corpus.root / "tokens").glob("*/commits"))
+    if not there:
+        raise RecipeError(f"{corpus.root}: nothing is tokenized there; run curate tokenize {corpus.root} first")
     if weights is None:
         shares = ",".join(f"{s}={PAPER.get(s, (1,))[0]:g}" for s in there) or "SOURCE=SHARE"
         raise RecipeError(f"{corpus.root}: no tokens of {', '.join(missing)}; the paper's mixture needs all seven "
@@ -220,17 +222,21 @@ def problems(corpus: Corpus | Path, plan: Mapping[str, Any], deep: bool = False)
     for source, entry in plan["sources"].items():
         folder = token_folder(corpus, source)
         for unit in entry["units"]:
-            found += _unit_problems(folder, source, unit, deep)
+            found += _unit_problems(folder, source, unit, deep, corpus.final(source).latest(unit["unit"]))
     return found
 
 
-def _unit_problems(folder: Folder, source: str, unit: Mapping[str, Any], deep: bool) -> list[str]:
+def _unit_problems(
+    folder: Folder, source: str, unit: Mapping[str, Any], deep: bool, documents: Commit | None
+) -> list[str]:
     commit = folder.latest(unit["unit"])
     if commit is None:
         return [f"{source}: tokens of unit {unit['unit']} ({unit['name']}) are gone"]
     file = commit.record["files"][SHARD]
     if (file["sha256"], file["name"]) != (unit["sha256"], unit["file"]):
         return [f"{commit.path(SHARD)}: tokens of {unit['name']} are not those that the plan was made of"]
+    if documents is None or documents.record["files"]["documents"]["sha256"] != commit.record["documents_sha256"]:
+        return [f"{source}: documents of {unit['name']} have changed since they were tokenized; run curate tokenize"]
     return commit.problems(deep)
 
 

@@ -77,6 +77,14 @@ def facts_of(barrier: DuplicateBarrier, table: pa.Table, batch: KeyBatch) -> Fac
     return Facts(-score if barrier.score.startswith("-") else score, length, check)
 
 
+def with_score(barrier: DuplicateBarrier, table: pa.Table) -> pa.Table:
+    """The table, with an empty column of the barrier's score where its source has none."""
+    name = barrier.score.removeprefix("-")
+    if not barrier.score or name in table.column_names:
+        return table
+    return table.append_column(name, pa.nulls(table.num_rows, pa.float64()))
+
+
 def _scores(barrier: DuplicateBarrier, table: pa.Table) -> Scores:
     name = barrier.score.removeprefix("-")
     if name not in table.column_names:

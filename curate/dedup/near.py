@@ -11,10 +11,12 @@ import pyarrow as pa
 from curate.dedup.bands import choose
 from curate.dedup.settings import check_fields
 from curate.dedup.signatures import empty, signatures
+from curate.errors import RecipeError
 from curate.kernels.minhash import band_keys, distinct, shingles
 from curate.stage import Bools, DuplicateBarrier, KeyBatch, Keys, Offsets, Scores, check_settings
 
 DOCUMENT_BYTES = 3000.0  # of text, about
+MOST_SAMPLING = 1 << 16  # a long book has hundreds of thousands of shingles
 Unit = Literal["word", "character"]
 
 
@@ -98,6 +100,8 @@ class Containment(_Shingled):
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.sampling > MOST_SAMPLING:
+            raise RecipeError(f"{self.name}.sampling is {self.sampling}, must be at most {MOST_SAMPLING}")
         object.__setattr__(self, "bytes_per_key", 6.0 * self.sampling)
 
     def emit(self, table: pa.Table) -> KeyBatch:

@@ -122,7 +122,9 @@ def _expected(removed: int, sampled: int, documents: int) -> tuple[float, float]
     a document whose only copy lies anywhere in the whole has it in the sample with the probability that the sample
     has of the whole, so that the share may be up to documents / sampled times as high. Both with SIGMAS of chance.
     """
-    share = removed / max(sampled, 1)
+    if not sampled:
+        return 0.0, 1.0
+    share = removed / sampled
     if sampled >= documents:
         return max(0.0, share - ALL_SEEN), min(1.0, share + ALL_SEEN)
     chance = SIGMAS * math.sqrt((removed + 1) * (1 - share)) / sampled

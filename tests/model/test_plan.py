@@ -294,3 +294,12 @@ def test_damage_is_found(tmp_path: Path) -> None:
     mixture.unlink()
     with pytest.raises(RecipeError, match="there is no plan"):
         load_plan(corpus)
+
+
+def test_documents_that_changed_after_they_were_tokenized_are_refused(tmp_path: Path) -> None:
+    """The shards are still there, but they are no longer of the documents that the corpus has."""
+    corpus = make_corpus(tmp_path, {"one": {"a": [[5, 6, 7], [8, 9]]}})
+    plan = make_plan(corpus, length=2, weights={"one": 1}, bos=False, eos=False, tokenizer=trained() / MODEL)
+    assert problems(corpus, plan) == []
+    commit_documents(corpus, "one", "a", ["other words"])
+    assert any("run curate tokenize" in line for line in problems(corpus, plan))
