@@ -43,7 +43,6 @@ FACTS = pa.schema([("doc_id", pa.string()), ("score", pa.float64()), ("length", 
 SHOWN_CLUSTERS, SHOWN_MEMBERS, BEGINS = 5, 3, 80  # in the report; characters of a text
 REDUCED = 4_000_000  # pairs that are brought into one forest at a time, at least
 FULL_KEY = 288  # bytes of memory, measured: of a key that 16 documents share, all of whose pairs are candidates
-GAP, SPAN = 512, 1 << 20  # shingles: between documents that are read at once, and about those of one read
 PAIR = 32  # bytes of memory of a pair that is compared, beside its shingles
 MANY = 1000  # documents: a share of fewer says nothing
 
@@ -138,11 +137,17 @@ def links(barrier: DuplicateBarrier, members: Members, index: int, attempt: Atte
     for some, theirs in _pieces(barrier, np.concatenate(keys), np.concatenate(documents)):
         pairs = candidates(barrier, some, theirs)
         by_pair.add(pair_hashes(pairs), pairs)
-        found.append(np.unique(pairs))
+        found.append(_ascending(pairs.ravel()))
         count += len(pairs)
     by_pair.finish()
-    attempt.raw("candidates").write(np.unique(np.concatenate(found)).data)
+    attempt.raw("candidates").write(_ascending(np.concatenate(found)).data)
     return {"pairs": count}
+
+
+def _ascending(documents: Documents) -> Documents:
+    """Each once. np.unique of numpy 2.4 takes many times as long (a hash set)."""
+    documents = np.sort(documents)
+    return documents[np.diff(documents, prepend=-1) > 0]
 
 
 def _pieces(barrier: DuplicateBarrier, keys: Keys, documents: Documents) -> Iterator[tuple[Keys, Documents]]:
@@ -165,7 +170,7 @@ def sketches(barrier: DuplicateBarrier, members: Members, index: int, attempt: A
     """The shingles of the candidates of one unit, whatever partition found them."""
     first, last = members.documents_of(index)
     found = [_slice(members.commit("links", p).path("candidates"), 1, first, last) for p in range(members.partitions)]
-    rows = np.unique(np.concatenate(found)) - first
+    rows = _ascending(np.concatenate(found)) - first
     hashes, counts, seen = attempt.raw("hashes"), [np.zeros(1, np.int64)], 0
     for table in members.documents(members.units[index]) if len(rows) else ():
         wanted = rows[np.searchsorted(rows, seen) : np.searchsorted(rows, seen + table.num_rows)] - seen
@@ -327,23 +332,11 @@ class _Sketched:
         offsets = np.concatenate([[0], np.cumsum(self.sizes(documents))])
         values = np.empty(int(offsets[-1]), np.uint64)
         for which, hashes, first, last in self._places(documents):
-            far = (first[1:] - last[:-1] > GAP) | (np.diff(first // SPAN) > 0)
-            for run in np.split(np.arange(len(which)), np.flatnonzero(far) + 1):
-                begin = int(first[run[0]])
-                some = _read(hashes, begin, int(last[run[-1]]))
-                places = zip(
-                    which[run].tolist(), (first[run] - begin).tolist(), (last[run] - begin).tolist(), strict=True
-                )
-                for i, a, b in places:
-                    values[offsets[i] : offsets[i + 1]] = some[a:b]
+            for i, a, b in zip(which.tolist(), first.tolist(), last.tolist(), strict=True):
+                got = os.preadv(hashes.fileno(), [values[offsets[i] : offsets[i + 1]].data], 8 * a) if a < b else 0
+                if got != 8 * (b - a):
+                    raise StoreError(f"{hashes.name}: shorter than it says")
         return values, offsets
-
-
-def _read(file: BinaryIO, first: int, last: int) -> Keys:
-    found = np.empty(last - first, np.uint64)
-    if first < last and os.preadv(file.fileno(), [found.data], 8 * first) != found.nbytes:
-        raise StoreError(f"{file.name}: shorter than it says")
-    return found
 
 
 class FactsOf:

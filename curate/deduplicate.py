@@ -139,7 +139,14 @@ def _dedup_locked(p: _Pass, barriers: Sequence[Barrier], sources: Sequence[str])
 
 def _trials(p: _Pass, job: PassJob) -> Iterator[Trial]:
     """Each barrier tried on what the ones before leave of a sample; RefusalError where one does not do as it should."""
-    base, documents = sample(job), job.documents
+    asked = {
+        "doc_id",
+        "url",
+        "text",
+        *(b.score.removeprefix("-") for b in job.barriers if isinstance(b, DuplicateBarrier)),
+    }
+    base = [t.select([c for c in t.column_names if c in asked]) for t in sample(job)]
+    documents = job.documents
     for barrier in job.barriers:
         if not isinstance(barrier, DuplicateBarrier) or not documents:
             continue

@@ -146,11 +146,20 @@ def _left(table: pa.Table, made: Any) -> pa.Table:
 def _emit(job: PassJob, task: PassTask) -> None:
     barrier = job.barriers[task.number]
     with Attempt(job.folder(f"keys-{task.number}"), _key(task.index)) as attempt:
+        if task.number == 0:
+            _must_be_sound(job.committed(task.index))
         keys = keys_out(attempt, barrier, job.partitions[task.number])
         for table, _ in job.remaining(task.index, task.number):
             keys.add(with_score(barrier, table) if isinstance(barrier, DuplicateBarrier) else table)
         keys.finish()
         attempt.commit({"fingerprint": task.fingerprint})
+
+
+def _must_be_sound(commit: Commit) -> None:
+    """StoreError where a file is not what was committed: to commit it again would call the damage sound."""
+    problems = commit.problems()
+    if problems:
+        raise StoreError(f"{problems[0]}; nothing was changed (curate verify names all)")
 
 
 def commit_again(job: PassJob, place: int) -> dict[str, Any]:
@@ -323,6 +332,7 @@ def sample(job: PassJob) -> list[pa.Table]:
     places = [*range(0, len(job.units), step), *(p for p in range(len(job.units)) if p % step)]
     found, size = [], 0
     for place in places:
+        _must_be_sound(job.committed(place))
         for table in tables(job.committed(place), "documents"):
             found.append(table)
             size += table.nbytes

@@ -82,7 +82,7 @@ def with_score(barrier: DuplicateBarrier, table: pa.Table) -> pa.Table:
     name = barrier.score.removeprefix("-")
     if not barrier.score or name in table.column_names:
         return table
-    return table.append_column(name, pa.nulls(table.num_rows, pa.float64()))
+    return table.append_column(name, pa.nulls(table.num_rows))
 
 
 def _scores(barrier: DuplicateBarrier, table: pa.Table) -> Scores:
@@ -90,6 +90,8 @@ def _scores(barrier: DuplicateBarrier, table: pa.Table) -> Scores:
     if name not in table.column_names:
         raise RecipeError(f"{barrier.name}.score: documents have no column {name!r}{near(name, table.column_names)}")
     column = table[name]
+    if pa.types.is_null(column.type):
+        return np.full(table.num_rows, UNSCORED)
     if pa.types.is_timestamp(column.type):
         column = pc.cast(column, pa.int64())
     if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):

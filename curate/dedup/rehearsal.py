@@ -18,11 +18,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate.dedup.matching import Documents, find
+from curate.errors import RecipeError
 from curate.stage import DuplicateBarrier
 
 PLANTED = 200  # of each kind, at most
 MAX_BYTES = 4 << 20  # of a document that is tried: longer ones say little and take much
 MIN_WORDS = 40  # of a document that copies are made of
+NEAR_WORDS = 60  # of one that near copies are made of: a word is 1 of 40, and five shingles: a Jaccard below 0.8
 NEAR_SHARE = 0.01  # of the words of a near copy are others: at five words a shingle a Jaccard similarity near 0.9
 POOLED = 1000  # words of a document that unique ones are made of
 WORST_RECALL = 0.9  # of planted copies
@@ -84,7 +86,10 @@ def rehearse(
     barrier: DuplicateBarrier, sample: Sequence[pa.Table], documents: int, seed: int = 0
 ) -> tuple[Trial, list[pa.Table]]:
     """Try a barrier on a sample of a corpus of so many documents; the sample comes back without its duplicates."""
-    base = pa.concat_tables(sample, promote_options="default").combine_chunks()  # sources have columns of their own
+    try:  # sources have columns of their own
+        base = pa.concat_tables(sample, promote_options="permissive").combine_chunks()
+    except pa.ArrowTypeError as error:
+        raise RecipeError(f"{barrier.name}: a column is of one type here, of another there: {error}") from None
     base = base.filter(pc.less_equal(pc.binary_length(base["text"]), MAX_BYTES))
     removed = find(barrier, [base]).decisions.removed
     rng = np.random.default_rng(seed)
@@ -92,16 +97,20 @@ def rehearse(
     words = pc.add(pc.count_substring(base["text"], " "), 1).to_numpy(zero_copy_only=False)
     usable = stays[words[stays] >= MIN_WORDS]
     chosen = np.sort(rng.permutation(usable)[:PLANTED])
-    copies, near, unique = (_planted(base, chosen, kind, rng) for kind in ("copy", "near", "unique"))
-    gone = find(barrier, [base, copies, near, unique]).decisions
+    edited = chosen[words[chosen] >= NEAR_WORDS]
+    copies, unique = (_planted(base, chosen, kind, rng) for kind in ("copy", "unique"))
+    near = _planted(base, edited, "near", rng)
+    gone = find(barrier, [base, copies, unique, near]).decisions
     n, k = base.num_rows, len(chosen)
     trial = Trial(
         barrier=barrier.name,
         sampled=n,
         documents=documents,
         recall_copies=_found(gone.removed, n + np.arange(k), chosen) if k else None,
-        recall_near=_found(gone.removed, n + k + np.arange(k), chosen) if k and barrier.finds_near else None,
-        unique_removed=int(np.isin(n + 2 * k + np.arange(k), gone.removed).sum()),
+        recall_near=_found(gone.removed, n + 2 * k + np.arange(len(edited)), edited)
+        if len(edited) and barrier.finds_near
+        else None,
+        unique_removed=int(np.isin(n + k + np.arange(k), gone.removed).sum()),
         unique_planted=k,
         removed=len(removed),
         expected=_expected(len(removed), n, documents),
