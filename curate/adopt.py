@@ -33,7 +33,7 @@ OPTIONAL = {  # what a stage does without its model, and how to make one
     ),
     "reference": (
         "no reference classifier{}: no score, kept",
-        "curate classifier train --cited URLS --pages CORPUS --out OUT/models/reference{}",
+        "curate classifier train --cited URLS --pages CORPUS --out OUT/models/reference",
     ),
 }
 NO_LIST = "no list of bad words: no page dropped for them (to give one: --set c4_bad_words.words=FILE)"
@@ -69,7 +69,7 @@ def resolve_models(
             if kind == "lm" and path is not None and dict(step.settings)["cutoffs"] == "model":
                 freeze(recipe, step, splits, path, note)
     if strict and lacking:
-        commands = [how.format("en") if "{}" in how else how for _, how in OPTIONAL.values()]
+        commands = [how.format("en") for _, how in OPTIONAL.values()]
         raise RecipeError(f"--strict: {'; '.join(lacking)} (to train: {' | '.join(commands)})")
     return recipe, lacking
 

@@ -30,6 +30,7 @@ from curate.worker import Counts, Result, conform, measured, settle, text_bytes
 
 SAMPLE_BYTES = 64 << 20  # of documents that a barrier is tried on
 SAMPLE_UNITS = 16
+DOCUMENT_BYTES = 3000  # of text, about: what `bytes_per_key` of a barrier with so many keys a document counts with
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Unit:
     generation: int
     name: str  # canonical upstream name: with the source's, what the order is made of
     documents: int
+    text_bytes: int
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,14 @@ def freeze(corpus: Corpus, barriers: Sequence[Barrier], sources: Sequence[str], 
     """
     units = sorted(
         (
-            Unit(s, c.unit, c.generation, str(c.record["name"]), int(c.record["counts"]["kept"]))
+            Unit(
+                s,
+                c.unit,
+                c.generation,
+                str(c.record["name"]),
+                int(c.record["counts"]["kept"]),
+                int(c.record["counts"]["text_bytes_kept"]),
+            )
             for s in sources
             for c in corpus.commits(s)
         ),
@@ -213,7 +222,7 @@ def freeze(corpus: Corpus, barriers: Sequence[Barrier], sources: Sequence[str], 
         stopped = [Unit(*u) for u in before["units"]]
         if len(stopped) == len(units) and all(map(functools.partial(_is_ours, corpus, before["name"]), stopped, units)):
             return _job(corpus, barriers, stopped, str(before["name"]))
-    facts = [[u.source, u.unit, u.generation, u.name, u.documents] for u in units]
+    facts = [[u.source, u.unit, u.generation, u.name, u.documents, u.text_bytes] for u in units]
     name = digest([settings, facts])
     if not keep:
         return _job(corpus, barriers, units, name)
@@ -248,17 +257,19 @@ def _is_ours(corpus: Corpus, name: str, then: Unit, now: Unit) -> bool:
 
 
 def _job(corpus: Corpus, barriers: Sequence[Barrier], units: Sequence[Unit], name: str) -> PassJob:
-    total = sum(u.documents for u in units)
-    partitions = tuple(_partitions(b, total) for b in barriers)
+    documents, text = sum(u.documents for u in units), sum(u.text_bytes for u in units)
+    partitions = tuple(_partitions(b, documents, text) for b in barriers)
     return PassJob(str(corpus.root), name, tuple(barriers), partitions, tuple(units))
 
 
-def _partitions(barrier: Barrier, documents: int) -> int:
+def _partitions(barrier: Barrier, documents: int, text_bytes: int) -> int:
     """Hash partitions, a power of two from 4 to 4,096, so that one partition's keys fit into memory.
 
-    With 48 bytes a key of one partition, a barrier with one key a document takes at most 12 bytes a document.
+    Some barriers have so many keys a document and some so many a byte of text: the larger number is planned for. With
+    48 bytes a key of one partition, a barrier with one key a document takes at most 12 bytes a document.
     """
-    keys = documents * 3000 / barrier.bytes_per_key
+    one_key = isinstance(barrier, DuplicateBarrier) and barrier.one_key
+    keys = documents if one_key else max(documents * DOCUMENT_BYTES, text_bytes) / barrier.bytes_per_key
     count = 4
     while count * barrier.keys_per_partition < keys and count < 4096:
         count *= 2

@@ -151,15 +151,14 @@ class Barrier(ABC):
     reads: tuple[str, ...]
     writes: tuple[pa.Field, ...] = ()
     reasons: tuple[str, ...]
-    bytes_per_key: float = (
-        45.0  # of text, about; a paragraph's (CCNet 4.2): the number of partitions is planned with it
-    )
+    scope: int | str = "run"  # files that see each other, or "run": all of the run
+    bytes_per_key: float = 45.0  # of text, about, to plan partitions with: a paragraph's (CCNet 4.2)
     keys_per_partition: int = 8_000_000  # about: of a table of keys, near 128 MB
 
     @property
-    @abstractmethod
     def group_size(self) -> int | None:
         """Splits that are resolved together; None: all splits of the run."""
+        return None if isinstance(self.scope, str) else self.scope
 
     @abstractmethod
     def emit(self, table: pa.Table) -> KeyBatch:
@@ -195,7 +194,6 @@ class DuplicateBarrier(Barrier):
     verifies: bool = False  # candidates are compared by their shingles before they count
     finds_near: bool = False  # a text with a few words changed is a duplicate, too
     score: str = ""
-    scope: int | str
     max_removed: float
     memory: int  # MB, of one task that resolves a partition
 
@@ -206,11 +204,6 @@ class DuplicateBarrier(Barrier):
     @abstractmethod
     def accepts(self, jaccard: Scores, containment: Scores) -> Bools:
         """Which pairs are duplicates, from the similarity of their shingles."""
-
-    @property
-    def group_size(self) -> int | None:
-        """Files that see each other; None: all of the run."""
-        return None if isinstance(self.scope, str) else self.scope
 
     @property
     def keys_per_partition(self) -> int:  # type: ignore[override]

@@ -41,6 +41,7 @@ import pyarrow as pa
 
 from curate.errors import CurateError, StoreError
 
+SHARD = ""  # kind of a token shard: it lies in the root of its folder
 FINAL = ("documents", "dropped")  # kinds of file that a committed unit has
 _UNIT_FILE = re.compile(r"^(?P<unit>[0-9a-f]{12})(?:\.g(?P<generation>\d+))?\.(?P<ending>arrow|json)$")
 
@@ -449,6 +450,10 @@ class Corpus:
     def answers(self, source: str, number: int, group: str) -> Folder:
         """Where the answers of a barrier for one group of splits are, a unit a partition."""
         return Folder(self.spool(source) / f"answers-{number}-{group}", self.spool(source) / "attempts")
+
+    def tokens(self, source: str) -> Folder:
+        """Where the token shards of a source are, each a file of kind SHARD beside the folder of commits."""
+        return Folder(self.root / "tokens" / source, self.root / "runs" / "tokenize")
 
     @property
     def manifest(self) -> dict[str, Any]:

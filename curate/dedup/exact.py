@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -35,9 +36,9 @@ class _SameKey(DuplicateBarrier):
     def __post_init__(self) -> None:
         check_fields(self)
 
+    @abstractmethod
     def _hashes(self, table: pa.Table) -> Keys:
         """Two 64-bit numbers a row, shape (rows, 2); (0, 0) for a row that is like no other."""
-        raise NotImplementedError
 
     def emit(self, table: pa.Table) -> KeyBatch:
         """At most one key a row, and the other 64 bits."""

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from curate.errors import RecipeError, StageError
+from curate.dedup.settings import scope
+from curate.errors import StageError
 from curate.kernels.arrow import buffers, from_buffers
 from curate.kernels.c4 import line_keys
 from curate.kernels.keys import later_copies, local_repeats
 from curate.kernels.paragraphs import cut_lines
-from curate.stage import AnsweredBarrier, Flags, KeyBatch, Keys, Offsets, Outcome, check_settings, convert
+from curate.stage import AnsweredBarrier, Flags, KeyBatch, Keys, Offsets, Outcome, check_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,20 +36,7 @@ class Lines(AnsweredBarrier):
     reasons = ("all_repeated",)
 
     def __post_init__(self) -> None:
-        if self.scope == "run":
-            return
-        try:
-            files = convert("lines.scope", self.scope, int)
-        except RecipeError:
-            files = 0
-        if files < 1:
-            raise RecipeError(f"lines.scope is {self.scope!r}, must be a number of files or 'run'")
-        object.__setattr__(self, "scope", files)
-
-    @property
-    def group_size(self) -> int | None:
-        """Files that see each other; None: all of the run."""
-        return None if isinstance(self.scope, str) else self.scope
+        object.__setattr__(self, "scope", scope("lines.scope", self.scope))
 
     def emit(self, table: pa.Table) -> KeyBatch:
         """A key a line; local where the document has the line already."""

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from curate.errors import RecipeError, StageError
+from curate.dedup.settings import scope
+from curate.errors import StageError
 from curate.kernels.arrow import buffers, from_buffers
 from curate.kernels.keys import all_copies, later_copies, local_repeats
 from curate.kernels.paragraphs import cut_lines, line_keys
@@ -37,20 +38,7 @@ class Paragraphs(AnsweredBarrier):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "policy", convert("paragraphs.policy", self.policy, Policy))
-        if self.scope == "run":
-            return
-        try:
-            files = convert("paragraphs.scope", self.scope, int)
-        except RecipeError:
-            files = 0
-        if files < 1:
-            raise RecipeError(f"paragraphs.scope is {self.scope!r}, must be a number of files or 'run'")
-        object.__setattr__(self, "scope", files)
-
-    @property
-    def group_size(self) -> int | None:
-        """Files that see each other; None: all of the run."""
-        return None if isinstance(self.scope, str) else self.scope
+        object.__setattr__(self, "scope", scope("paragraphs.scope", self.scope))
 
     def emit(self, table: pa.Table) -> KeyBatch:
         """A key a line; local where the document has the line already, and where the line says nothing.

@@ -18,7 +18,7 @@ def check_fields(barrier: DuplicateBarrier) -> None:
     for field in dataclasses.fields(barrier):  # type: ignore[arg-type]
         name = f"{barrier.name}.{field.name}"
         value: Any = getattr(barrier, field.name)
-        value = _scope(name, value) if field.name == "scope" else convert(name, value, hints[field.name])
+        value = scope(name, value) if field.name == "scope" else convert(name, value, hints[field.name])
         if field.name in SHARES and not 0 < value <= 1:
             raise RecipeError(f"{name} is {value:g}, must be above 0 and at most 1")
         if isinstance(value, int) and not isinstance(value, bool) and field.name != "seed" and value < 1:
@@ -26,7 +26,8 @@ def check_fields(barrier: DuplicateBarrier) -> None:
         object.__setattr__(barrier, field.name, value)
 
 
-def _scope(name: str, value: int | str) -> int | str:
+def scope(name: str, value: int | str) -> int | str:
+    """A number of files, or "run"; RecipeError for anything else."""
     try:
         return value if value == "run" else int(convert(name, value, int))
     except RecipeError:
