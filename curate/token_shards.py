@@ -1,10 +1,12 @@
 """From committed documents to committed token shards (`curate tokenize`).
 
-    OUT/tokens/<source>/<unit>.arrow          doc_id, tokens: list<uint16>; uncompressed, so that it can be mapped
+    OUT/tokens/<source>/<unit>.arrow          doc_id, tokens: list<uint16>, text_hash: uint64; uncompressed, so that it
+                                              can be mapped
     OUT/tokens/<source>/commits/<unit>.json   digests of the documents and of the tokenizer, counts
 
-A shard has the documents of a unit in their order, without BOS and EOS: those are the plan's. A unit whose documents or
-whose tokenizer have changed is done again, as its next generation.
+A shard has the documents of a unit in their order, without BOS and EOS: those are the plan's. `text_hash` is XXH3-64 of
+the text's UTF-8 bytes: the plan holds documents out by it, so that copies of a text are on one side wherever they lie.
+A unit whose documents or whose tokenizer have changed is done again, as its next generation.
 """
 
 from __future__ import annotations
@@ -14,28 +16,26 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import xxhash
 
 from curate.engine import Asked, execute, kernels_of, note_metrics, stopping, warm_kernels
 from curate.errors import RecipeError, StoreError, near
 from curate.exchange import Settings
+from curate.kernels.arrow import buffers
 from curate.progress import Progress
 from curate.recipe import code_digest, digest
-from curate.store import Attempt, Commit, Corpus, Folder, gc_folder, locked, tables
+from curate.store import SHARD, Attempt, Commit, Corpus, Folder, gc_folder, locked, tables
 from curate.worker import Result, measured, text_bytes
 from tokenizer.encode import Encoder, check
 
-SHARD = ""  # kind of file: it lies beside the folder of commits, not in one of its own
 CHECKED = 3  # documents of each batch whose ids are compared with SentencePiece's (at 6 MB/s)
-
-
-def token_folder(corpus: Corpus, source: str) -> Folder:
-    """Where the token shards of a source are."""
-    return Folder(corpus.root / "tokens" / source, corpus.root / "runs" / "tokenize")
 
 
 @dataclass(frozen=True)
@@ -69,19 +69,20 @@ class TokenJob:
         commit = corpus.final(task.source).latest(task.unit)
         if commit is None:
             raise StoreError(f"{task.source}: unit {task.unit} is gone")
-        return Result(task, encode_unit(token_folder(corpus, task.source), commit, self.encoder, task.fingerprint))
+        return Result(task, encode_unit(corpus.tokens(task.source), commit, self.encoder, task.fingerprint))
 
 
 def encode_unit(folder: Folder, commit: Commit, encoder: Encoder, fingerprint: str) -> dict[str, Any]:
     """Commit the token shard of one unit of documents; its counts. StageError where ids are not SentencePiece's."""
-    schema = pa.schema([pa.field("doc_id", pa.string(), nullable=False), ("tokens", pa.list_(encoder.type))])
+    schema = shard_schema(encoder.type)
     counts = {"documents": 0, "tokens": 0, "bytes": 0}
     with Attempt(folder, commit.unit) as attempt:
         shard = attempt.arrow(SHARD, schema, None)
         for table in tables(commit, "documents"):
             ids = encoder.encode(table["text"])
             check(encoder, table["text"], CHECKED)
-            shard.write(pa.table([table["doc_id"], ids.cast(schema.field("tokens").type)], schema=schema))
+            columns = [table["doc_id"], ids.cast(schema.field("tokens").type), text_hashes(table["text"])]
+            shard.write(pa.table(columns, schema=schema))
             counts["documents"] += table.num_rows
             counts["tokens"] += len(ids.values)
             counts["bytes"] += text_bytes(table)
@@ -97,14 +98,29 @@ def encode_unit(folder: Folder, commit: Commit, encoder: Encoder, fingerprint: s
         return dict(attempt.commit(record).record["counts"])
 
 
+def shard_schema(ids: pa.DataType) -> pa.Schema:
+    """Columns of a shard with ids of this type. Readers take them by their order."""
+    return pa.schema([pa.field("doc_id", pa.string(), nullable=False), ("tokens", pa.list_(ids)),
+                      pa.field("text_hash", pa.uint64(), nullable=False)])  # fmt: skip
+
+
+def text_hashes(column: pa.Array | pa.ChunkedArray) -> pa.UInt64Array:
+    """XXH3-64 of the UTF-8 bytes of each text of a string column (null: of the empty text)."""
+    data, offsets = buffers(column)
+    view, hashed = memoryview(data.data), xxhash.xxh3_64_intdigest
+    hashes = (hashed(view[begin:end]) for begin, end in pairwise(offsets.tolist()))
+    return pa.array(np.fromiter(hashes, np.uint64, len(offsets) - 1))
+
+
 @functools.cache
 def _code() -> str:
     return code_digest("tokenizer.encode")
 
 
 def fingerprint_of(commit: Commit, encoder: Encoder) -> str:
-    """What shapes a shard: the documents, the tokenizer, the code that encodes."""
-    return digest([commit.record["files"]["documents"]["sha256"], encoder.sha256, str(encoder.type), _code()])
+    """What shapes a shard: the documents, the tokenizer, the columns, the code that encodes."""
+    columns = [f"{field.name}: {field.type}" for field in shard_schema(encoder.type)]
+    return digest([commit.record["files"]["documents"]["sha256"], encoder.sha256, columns, "xxh3_64", _code()])
 
 
 @dataclass
@@ -199,7 +215,7 @@ def chosen_sources(corpus: Corpus, sources: Sequence[str]) -> list[str]:
 def _stale(corpus: Corpus, sources: Sequence[str], encoder: Encoder) -> Iterator[TokenTask]:
     """Units without a shard of their present documents and of this tokenizer."""
     for source in sources:
-        folder = token_folder(corpus, source)
+        folder = corpus.tokens(source)
         for commit in corpus.commits(source):
             wanted, made = fingerprint_of(commit, encoder), folder.latest(commit.unit)
             if made is None or made.fingerprint != wanted or made.problems(deep=False):
@@ -208,7 +224,7 @@ def _stale(corpus: Corpus, sources: Sequence[str], encoder: Encoder) -> Iterator
 
 def _settled(corpus: Corpus, source: str) -> dict[str, int]:
     """Remove superseded shards, and those of units that are gone; what is there in all."""
-    folder, units = token_folder(corpus, source), {c.unit for c in corpus.commits(source)}
+    folder, units = corpus.tokens(source), {c.unit for c in corpus.commits(source)}
     gc_folder(folder, (SHARD, "commits"), units)
     found = [folder.commit(unit, g).record["counts"] for unit, g in sorted(folder.generations().items())]
     return {k: sum(int(c[k]) for c in found) for k in ("documents", "tokens", "bytes")}
@@ -226,7 +242,7 @@ def text(done: Tokenized) -> str:
 
 def verify_tokens(corpus: Corpus, source: str) -> Iterator[str]:
     """What is wrong with the token shards of a source: digests, counts, documents that are not those committed."""
-    folder = token_folder(corpus, source)
+    folder = corpus.tokens(source)
     documents = {c.unit: c for c in corpus.commits(source)}
     for unit, generation in sorted(folder.generations().items()):
         made = folder.commit(unit, generation)
@@ -236,9 +252,22 @@ def verify_tokens(corpus: Corpus, source: str) -> Iterator[str]:
         if of is None or of.record["files"]["documents"]["sha256"] != made.record["documents_sha256"]:
             yield f"{folder.commit_path(unit, generation)}: made of other documents; run curate tokenize again"
         elif not problems:
-            rows = [t for t in tables(made, SHARD)]
-            tokens = sum(int(pc.sum(pc.list_value_length(t["tokens"])).as_py() or 0) for t in rows)
-            ids = [x for t in rows for x in t["doc_id"].to_pylist()]
-            wanted = [x for t in tables(of, "documents") for x in t["doc_id"].to_pylist()]
-            if ids != wanted or tokens != made.record["counts"]["tokens"]:
-                yield f"{made.path(SHARD)}: its documents or tokens are not those that its commit counts"
+            yield from _content_problems(made, of)
+
+
+def _content_problems(made: Commit, of: Commit) -> Iterator[str]:
+    """What is wrong inside a shard whose digest is right: columns, documents, hashes, the count of tokens."""
+    if made.open(SHARD).schema not in (shard_schema(pa.uint16()), shard_schema(pa.uint32())):
+        yield f"{made.path(SHARD)}: its columns are not those of a token shard; run curate tokenize again"
+        return
+    rows, ids, hashes = list(tables(made, SHARD)), [], []
+    for table in tables(of, "documents"):
+        ids += table["doc_id"].to_pylist()
+        hashes.append(text_hashes(table["text"]))
+    tokens = sum(int(pc.sum(pc.list_value_length(t["tokens"])).as_py() or 0) for t in rows)
+    if [x for t in rows for x in t["doc_id"].to_pylist()] != ids or tokens != made.record["counts"]["tokens"]:
+        yield f"{made.path(SHARD)}: its documents or tokens are not those that its commit counts"
+    elif not pa.chunked_array([c for t in rows for c in t["text_hash"].chunks], pa.uint64()).equals(
+        pa.chunked_array(hashes, pa.uint64())
+    ):
+        yield f"{made.path(SHARD)}: its hashes are not those of the texts; run curate tokenize again"

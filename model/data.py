@@ -2,6 +2,7 @@
 
     data = open_data(corpus, load_plan(corpus))     refuses data that have changed
     data.batch(step, rank, world)                   numpy, a pure function
+    data.held_out(source, rows)                     what the plan never trains on, for an evaluation
     for step, batch in tensors(data, start=step):   torch, made ahead by a thread, pinned where CUDA is there
 
 Rows are packed: documents follow each other without padding, each with the BOS and EOS of the plan's policy. Masks are
@@ -27,9 +28,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from curate.errors import StoreError
+from curate.errors import RecipeError, StoreError, near
 from curate.store import Corpus
-from model.plan import WORLDS, Ints, Order, check, token_folder
+from model.plan import WORLDS, Bools, Ints, Order, check, held_out_entry, held_out_share, shard_batches
 
 if TYPE_CHECKING:
     import torch
@@ -40,11 +41,11 @@ OPEN_SHARDS = 1024  # of a source, kept mapped; a shard is opened again in about
 
 @dataclass(frozen=True)
 class Segment:
-    """One record batch of a shard: documents whose ids lie together in the file."""
+    """Documents of one record batch of a shard that follow each other, with none left out between them."""
 
     begin: int  # place of its first token in the shard's stream
     row: int  # number of its first document in the shard
-    values: Tokens  # ids of all its documents, mapped
+    values: Tokens  # ids of all documents of the batch, mapped
     offsets: npt.NDArray[Any]  # documents + 1 places in `values`
     column: pa.Array  # doc_id
     bos: int | None
@@ -108,10 +109,22 @@ class Found:
 
 
 class Stream:
-    """The endless stream of one source. Threads may share it."""
+    """The endless stream of one source: of what is trained on or, `held`, of what the share holds out.
 
-    def __init__(self, folder: Path, entry: Mapping[str, Any], bos: int | None, eos: int | None) -> None:
+    `entry`: as in the plan, with the counts of that side. Threads may share a stream.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        entry: Mapping[str, Any],
+        bos: int | None,
+        eos: int | None,
+        share: float = 0.0,
+        held: bool = False,
+    ) -> None:
         self.folder, self.units, self.bos, self.eos = folder, list(entry["units"]), bos, eos
+        self.share, self.held = share, held
         self.ends = np.cumsum([u["tokens"] for u in self.units], dtype=np.int64).tolist()
         self.lap = int(entry["tokens"])
         self._open: OrderedDict[int, list[Segment]] = OrderedDict()
@@ -165,21 +178,25 @@ class Stream:
 
     def _map(self, unit: Mapping[str, Any]) -> list[Segment]:
         path, segments, begin, row = self.folder / unit["file"], [], 0, 0
-        try:
-            reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        except (OSError, pa.ArrowInvalid) as error:
-            raise StoreError(f"{path}: {error}") from error
-        for i in range(reader.num_record_batches):
-            batch = reader.get_batch(i)
+        for batch, held in shard_batches(path, self.share):
             ids = batch.column(1)
             offsets = ids.offsets.to_numpy(zero_copy_only=True)
             values = ids.values.to_numpy(zero_copy_only=True)
-            segment = Segment(begin, row, values, offsets, batch.column(0), self.bos, self.eos)
-            segments.append(segment)
-            begin, row = begin + segment.size, row + batch.num_rows
+            for a, b in _runs(held == self.held):
+                column = batch.column(0).slice(a, b - a)
+                segment = Segment(begin, row + a, values, offsets[a : b + 1], column, self.bos, self.eos)
+                segments.append(segment)
+                begin += segment.size
+            row += batch.num_rows
         if begin != unit["tokens"]:
             raise StoreError(f"{path}: {begin} tokens, the plan says {unit['tokens']}")
         return segments
+
+
+def _runs(wanted: Bools) -> list[tuple[int, int]]:
+    """(first, end) of each stretch of True."""
+    edges = np.flatnonzero(np.diff(wanted, prepend=False, append=False)).tolist()
+    return list(zip(edges[::2], edges[1::2], strict=True))
 
 
 @dataclass(frozen=True)
@@ -222,6 +239,31 @@ class Data:
         begins = [self.streams[s].begins(at, length) for s, at in zip(places.source.tolist(), starts, strict=True)]
         return Batch(tokens, places.source, *document_masks(begins, length))
 
+    def held_out(self, source: str, rows: int, rank: int = 0, world: int = 1) -> tuple[Ints, Ints]:
+        """The first windows of a source's held-out documents, `rows` at most: (tokens (n, L + 1), targets (n,)).
+
+        Packed as in training, in the plan's order, a window every L tokens; once, so that each token but the first is
+        one target. The last window may have fewer than L targets; 0 follows its tokens. Rank r of a world has windows
+        r, r + world ..., so ranks may differ by a row. Only shards that have these windows are opened. RecipeError: no
+        such source or rank. StoreError: a damaged shard.
+        """
+        if source not in self.plan["sources"]:
+            raise RecipeError(f"the plan has no source {source!r}{near(source, list(self.plan['sources']))}")
+        if not 0 <= rank < world:
+            raise RecipeError(f"rank {rank} of {world}: there is no such rank")
+        stream, length = self._held(source), self.order.length
+        windows = range(min(rows, -(-(stream.lap - 1) // length)))[rank::world]
+        tokens, targets = np.zeros((len(windows), length + 1), np.int64), np.zeros(len(windows), np.int64)
+        for row, window in enumerate(windows):
+            found = stream.read(window * length, min(length + 1, stream.lap - window * length))
+            tokens[row, : len(found)], targets[row] = found, len(found) - 1
+        return tokens, targets
+
+    def _held(self, source: str) -> Stream:
+        plan, trained = self.plan, self.streams[self.order.sources.index(source)]
+        entry = held_out_entry(plan["sources"][source])
+        return Stream(trained.folder, entry, plan["bos"], plan["eos"], held_out_share(plan), held=True)
+
 
 def document_masks(begins: list[Ints], length: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     """(document, position), each (B, L), from where documents begin in each row."""
@@ -249,8 +291,9 @@ def open_data(corpus: Corpus | Path, plan: Mapping[str, Any], deep: bool = False
 
 def streams(corpus: Corpus, plan: Mapping[str, Any]) -> list[Stream]:
     """A stream for each source, in the plan's order; nothing is opened yet."""
+    share = held_out_share(plan)
     return [
-        Stream(token_folder(corpus, source).root, entry, plan["bos"], plan["eos"])
+        Stream(corpus.tokens(source).root, entry, plan["bos"], plan["eos"], share)
         for source, entry in plan["sources"].items()
     ]
 

@@ -1,10 +1,14 @@
-"""The plan of a training run: how much of each source is read, and in which order (numpy alone, no torch).
+"""The plan of a training run: how much of each source is read, and in which order (numpy and Arrow, no torch).
 
     OUT/mixture.json    weights, seed, length, policy, the token shards with their digests, and a hash of all that
 
 **Stream.** A source is one endless stream of tokens: its units in the order of their canonical names, the documents of
 a unit in their order, BOS before and EOS after each document as the policy says, and after the last document the first
 one again. A stream's lap has A tokens.
+
+**Held out.** A document is in no stream where the hash of its text, as a share of 2**64, is below the plan's share.
+Copies of a text are thus on one side, in whatever units and sources they lie, and no later unit changes a side. The
+plan's counts of documents and tokens are of what is trained on; `held_out` of a source and of a unit counts the rest.
 
 **Window.** Window w holds the `length` + 1 tokens from w * length on. The first `length` of them are inputs, the last
 `length` targets: two windows share one token, and every token is once an input and once a target in each lap. Windows
@@ -36,11 +40,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from curate.errors import RecipeError, StoreError, near
-from curate.store import Commit, Corpus, Folder, read_json, replace_file, to_json
+from curate.store import SHARD, Commit, Corpus, Folder, read_json, replace_file, to_json
 
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 Keys = npt.NDArray[np.uint64]
 
 PAPER: Mapping[str, tuple[float, float, str]] = {  # LLaMA, Table 1: sampling proportion in %, epochs at 1.4 T, disk
@@ -52,7 +58,7 @@ BATCH_TOKENS = 1 << 22  # LLaMA 2.1: batches of 4 M tokens
 LONGEST_PATTERN = 100_000  # rows after which the dealing of sources repeats; made in Python, kept in memory
 ROUNDS = 7  # of the Feistel network; four suffice in theory, small domains want more
 WORLDS = (1, 2, 4, 8)  # that the audit compares
-SHARD = ""  # the token shard's kind in its commit record, as curate.token_shards writes it
+MOST_HELD_OUT = 0.5  # share of the documents; as much or more is a slip of the pen
 
 
 # ---- making a plan ---------------------------------------------------------------------------------------------------
@@ -68,28 +74,31 @@ def make_plan(
     eos: bool = True,
     batch: int | None = None,
     tokenizer: Path | None = None,
+    held_out: float = 0.0,
 ) -> dict[str, Any]:
     """Make the plan and write it as OUT/mixture.json. `tokens`: to draw in all (default: as many as there are).
 
     `batch`: rows of a step; by default the paper's 4 M tokens, less where that would leave fewer than 100 steps. The
-    run is made of whole steps, so up to a batch more is drawn than asked for. RecipeError: a source without weight or
-    without tokens, shards of other documents or of several tokenizers. The same arguments give the same bytes.
+    run is made of whole steps, so up to a batch more is drawn than asked for. `held_out`: share of the documents, by
+    hash of their text, that is never trained on. RecipeError: a source without weight or without tokens, shards of
+    other documents or of several tokenizers. The same arguments give the same bytes.
     """
     corpus = corpus if isinstance(corpus, Corpus) else Corpus(Path(corpus))
     parts, chosen = pattern(weights), weights
-    _check_arguments(tokens, length, batch)
+    _check_arguments(tokens, length, batch, held_out)
     shards = {source: _shards(corpus, source) for source in parts}
     _check_present(corpus, shards, chosen)
     ids = _special_ids(corpus, shards, tokenizer)
     policy = {"bos": ids["bos"] if bos else None, "eos": ids["eos"] if eos else None}
     extra = int(bos) + int(eos)
-    entries = {s: {"weight": parts[s], **_entry(shards[s], extra)} for s in sorted(parts)}
+    entries = {s: {"weight": parts[s], **_entry(shards[s], extra, held_out)} for s in sorted(parts)}
+    _check_trained(entries, held_out)
     available = sum(e["tokens"] for e in entries.values())
     rows = max(1, -(-(available if tokens is None else tokens) // length))
     batch = batch or _default_batch(rows, length)
     plan = {
         "format": 1, "seed": seed, "length": length, "batch": batch, "steps": -(-rows // batch), **policy,
-        "tokenizer": ids["sha256"], "vocabulary": ids["size"], "sources": entries,
+        "tokenizer": ids["sha256"], "vocabulary": ids["size"], "held_out": float(held_out), "sources": entries,
     }  # fmt: skip
     _note_draws(plan)
     plan["hash"] = plan_hash(plan)
@@ -116,10 +125,12 @@ def pattern(weights: Mapping[str, float | str] | None) -> dict[str, int]:
     return whole
 
 
-def _check_arguments(tokens: int | None, length: int, batch: int | None) -> None:
+def _check_arguments(tokens: int | None, length: int, batch: int | None, held_out: float) -> None:
     for name, value in (("tokens", tokens), ("length", length), ("batch", batch)):
         if value is not None and value < 1:
             raise RecipeError(f"{name} must be at least 1, not {value}")
+    if not 0 <= held_out < MOST_HELD_OUT:
+        raise RecipeError(f"held out must be a share from 0 to below {MOST_HELD_OUT}, not {held_out:g}")
 
 
 def _default_batch(rows: int, length: int) -> int:
@@ -128,14 +139,9 @@ def _default_batch(rows: int, length: int) -> int:
     return 1 << (most.bit_length() - 1)
 
 
-def token_folder(corpus: Corpus, source: str) -> Folder:
-    """Where the token shards of a source are (as curate.token_shards writes them)."""
-    return Folder(corpus.root / "tokens" / source, corpus.root / "runs" / "tokenize")
-
-
 def _shards(corpus: Corpus, source: str) -> list[Commit]:
     """Token shards of a source by canonical name; RecipeError where they are not those of the documents."""
-    folder = token_folder(corpus, source)
+    folder = corpus.tokens(source)
     made = {unit: folder.commit(unit, generation) for unit, generation in folder.generations().items()}
     of = {commit.unit: commit for commit in corpus.commits(source)}
     for unit in sorted(made.keys() | of.keys() if made else ()):
@@ -181,14 +187,67 @@ def _special_ids(corpus: Corpus, shards: Mapping[str, Sequence[Commit]], path: P
     return {"bos": encoder.bos, "eos": encoder.eos, "size": encoder.size, "sha256": encoder.sha256}
 
 
-def _entry(commits: Sequence[Commit], extra: int) -> dict[str, Any]:
+def _entry(commits: Sequence[Commit], extra: int, share: float) -> dict[str, Any]:
     units = []
     for commit in commits:
         counts, file = commit.record["counts"], commit.record["files"][SHARD]
-        tokens = counts["tokens"] + extra * counts["documents"]
+        held = _count_held(commit.path(SHARD), extra, share)
+        documents, tokens = counts["documents"], counts["tokens"] + extra * counts["documents"]
         units.append({"unit": commit.unit, "name": commit.record["name"], "file": file["name"], "bytes": file["bytes"],
-                      "sha256": file["sha256"], "documents": counts["documents"], "tokens": tokens})  # fmt: skip
-    return {"tokens": sum(u["tokens"] for u in units), "units": units}
+                      "sha256": file["sha256"], "documents": documents - held["documents"],
+                      "tokens": tokens - held["tokens"], "held_out": held})  # fmt: skip
+    held = {key: sum(u["held_out"][key] for u in units) for key in ("documents", "tokens")}
+    return {"tokens": sum(u["tokens"] for u in units), "held_out": held, "units": units}
+
+
+def _count_held(shard: Path, extra: int, share: float) -> dict[str, int]:
+    """Documents of a shard that are held out, and their tokens; of the mapped file, hashes and offsets are read."""
+    documents = tokens = 0
+    for batch, held in shard_batches(shard, share) if share else ():
+        documents += (n := int(np.count_nonzero(held)))
+        if n:
+            tokens += int(np.diff(batch.column(1).offsets.to_numpy())[held].sum(dtype=np.int64)) + n * extra
+    return {"documents": documents, "tokens": tokens}
+
+
+def shard_batches(shard: Path, share: float) -> Iterator[tuple[pa.RecordBatch, Bools]]:
+    """Record batches of a token shard, mapped, each with which of its documents a share of this size holds out.
+
+    Without a share the hashes are not read. StoreError: damaged, or made before shards had hashes.
+    """
+    limit = np.uint64(round(share * 2**64))
+    try:
+        reader = pa.ipc.open_file(pa.memory_map(str(shard)))
+        for i in range(reader.num_record_batches):
+            batch = reader.get_batch(i)
+            hashes = batch.column("text_hash").to_numpy() if share else np.empty(0)
+            yield batch, hashes < limit if share else np.zeros(batch.num_rows, np.bool_)
+    except KeyError as error:
+        raise StoreError(f"{shard}: has no hashes of its texts to hold documents out by; "
+                         "run curate tokenize again") from error  # fmt: skip
+    except (OSError, pa.ArrowInvalid) as error:
+        raise StoreError(f"{shard}: {error}") from error
+
+
+def _check_trained(entries: Mapping[str, Mapping[str, Any]], share: float) -> None:
+    for source, entry in entries.items():
+        if not entry["tokens"]:
+            held = entry["held_out"]
+            raise RecipeError(f"{source}: nothing is left to train on, as all of its text ({held['documents']:,} "
+                              f"documents, {held['tokens']:,} tokens) is held out; hold out less than {share:g}, or "
+                              "nothing with 0")  # fmt: skip
+
+
+def held_out_share(plan: Mapping[str, Any]) -> float:
+    """The share of documents that a plan holds out; 0 for a plan made before there was one."""
+    return float(plan.get("held_out", 0.0))
+
+
+def held_out_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A source's entry as if its held-out documents alone were trained on: the same units, other counts."""
+    if "held_out" not in entry:
+        return {"documents": 0, "tokens": 0, "units": []}
+    return {**entry["held_out"], "units": [{**unit, **unit["held_out"]} for unit in entry["units"]]}
 
 
 def _note_draws(plan: dict[str, Any]) -> None:
@@ -220,7 +279,7 @@ def problems(corpus: Corpus | Path, plan: Mapping[str, Any], deep: bool = False)
     """What has changed since the plan was made, a line for each shard. `deep` reads all of them again."""
     corpus, found = corpus if isinstance(corpus, Corpus) else Corpus(Path(corpus)), []
     for source, entry in plan["sources"].items():
-        folder = token_folder(corpus, source)
+        folder = corpus.tokens(source)
         for unit in entry["units"]:
             found += _unit_problems(folder, source, unit, deep, corpus.final(source).latest(unit["unit"]))
     return found
@@ -274,10 +333,19 @@ def table(plan: Mapping[str, Any]) -> str:
                      f"{100 * e['drawn'] / drawn:>8.3f}%{e['drawn'] / e['tokens']:>10.3f}   {theirs}")  # fmt: skip
     available = sum(e["tokens"] for e in plan["sources"].values())
     lines.append(f"{'all':<16}{'':>8}{available:>18,}{drawn:>18,}{'':>9}{drawn / available:>10.3f}")
+    lines += _held_out_lines(plan, order)
     added = " and ".join(name.upper() for name in ("bos", "eos") if plan[name] is not None) or "nothing"
     lines.append(f"  {plan['steps']:,} steps of {plan['batch']:,} rows of {plan['length']:,} tokens; {added} added to "
                  f"each document; seed {plan['seed']}; plan {plan['hash'][:16]}")  # fmt: skip
     return "\n".join(lines)
+
+
+def _held_out_lines(plan: Mapping[str, Any], order: Sequence[str]) -> list[str]:
+    if not (share := held_out_share(plan)):
+        return []
+    held = [(source, held_out_entry(plan["sources"][source])) for source in order]
+    lines = [f"  held out, {100 * share:g} % by hash of the text, not among the tokens available:"]
+    return lines + [f"    {source:<16}{e['documents']:>12,} documents{e['tokens']:>18,} tokens" for source, e in held]
 
 
 # ---- the order -------------------------------------------------------------------------------------------------------

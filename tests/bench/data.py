@@ -15,7 +15,7 @@ import pyarrow as pa
 from model.data import Data, open_data
 from model.plan import make_plan
 from tests.bench.stages import Timed, stage
-from tests.model import MODEL, TOKENS, commit_documents, token_folder, tokenizer_digest
+from tests.model import MODEL, TOKENS, commit_documents, tokenizer_digest
 from tests.tokenizer import trained
 
 LENGTH, BATCH, STEPS, DOCUMENTS = 2048, 64, 60, 15_600
@@ -37,10 +37,11 @@ def corpus() -> Path:
         sizes = np.exp(random.uniform(np.log(20), np.log(2000), DOCUMENTS // 2)).astype(int)
         ids = pa.array(random.integers(3, 32000, int(sizes.sum())).astype(np.uint16))
         offsets = pa.array(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32))
+        hashes = pa.array(np.random.default_rng(ord(name[0])).integers(0, 2**64, len(sizes), np.uint64))
         table = pa.table(
-            [of.open("documents").read_all()["doc_id"], pa.ListArray.from_arrays(offsets, ids)], schema=TOKENS
+            [of.open("documents").read_all()["doc_id"], pa.ListArray.from_arrays(offsets, ids), hashes], schema=TOKENS
         )
-        with Attempt(token_folder(made, "books"), unit_name(name)) as attempt:
+        with Attempt(made.tokens("books"), unit_name(name)) as attempt:
             attempt.arrow("", TOKENS, None).write(table)
             counts = {"documents": table.num_rows, "tokens": len(ids), "bytes": 0}
             attempt.commit({"name": name, "fingerprint": name, "tokenizer": tokenizer_digest(), "counts": counts,

@@ -8,13 +8,17 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import sentencepiece
+import xxhash
+from hypothesis import given
+from hypothesis import strategies as st
 
+from curate import token_shards
 from curate.dedup.exact import exact
 from curate.deduplicate import dedup
 from curate.engine import run
 from curate.errors import RecipeError, SourceError, StageError
-from curate.store import Corpus, tables
-from curate.token_shards import SHARD, encode_unit, token_folder, tokenize, verify_tokens
+from curate.store import SHARD, Corpus, tables
+from curate.token_shards import encode_unit, text_hashes, tokenize, verify_tokens
 from tests.copies import PLAIN, write_copies
 from tests.curate.test_engine import tree
 from tokenizer.encode import Encoder
@@ -42,7 +46,7 @@ def shards(corpus: Path) -> dict[str, bytes]:
 def test_every_id_is_sentencepieces(corpus: Path) -> None:
     done = tokenize(corpus, engine="inline")
     library = sentencepiece.SentencePieceProcessor(model_file=str(corpus / "models" / "tokenizer" / "tokenizer.model"))
-    folder, documents, tokens = token_folder(Corpus(corpus), "lines"), 0, 0
+    folder, documents, tokens = Corpus(corpus).tokens("lines"), 0, 0
     for commit in Corpus(corpus).commits("lines"):
         shard = folder.latest(commit.unit)
         assert shard is not None
@@ -51,6 +55,9 @@ def test_every_id_is_sentencepieces(corpus: Path) -> None:
         assert rows["doc_id"].to_pylist() == texts["doc_id"].to_pylist()
         assert rows["tokens"].to_pylist() == [library.encode(t) for t in texts["text"].to_pylist()]
         assert rows.schema.field("tokens").type == pa.list_(pa.uint16())
+        assert rows.schema.names[2] == "text_hash" and rows.schema.types[2] == pa.uint64()
+        utf8 = [t.encode() for t in texts["text"].to_pylist()]
+        assert rows["text_hash"].to_pylist() == [xxhash.xxh3_64_intdigest(t) for t in utf8]
         documents, tokens = documents + len(rows), tokens + sum(map(len, rows["tokens"].to_pylist()))
     assert (
         done.sources["lines"]["documents"]
@@ -91,6 +98,22 @@ def test_damage_is_found_and_mended(corpus: Path) -> None:
     assert list(verify_tokens(Corpus(corpus), "lines")) == []
 
 
+@given(st.lists(st.one_of(st.none(), st.text())), st.integers(0, 3), st.booleans())
+def test_hashes_of_texts(texts: list[str | None], first: int, large: bool) -> None:
+    column = pa.array(texts, pa.large_string() if large else pa.string())[first:]
+    wanted = [xxhash.xxh3_64_intdigest((t or "").encode()) for t in texts[first:]]
+    assert text_hashes(column).to_pylist() == wanted and text_hashes(column).type == pa.uint64()
+    assert text_hashes(pa.chunked_array([column, column], column.type)).to_pylist() == wanted * 2
+
+
+def test_hashes_of_other_texts_are_found(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(token_shards, "text_hashes", lambda column: pa.array(range(len(column)), pa.uint64()))
+        tokenize(corpus, engine="inline")
+    found = list(verify_tokens(Corpus(corpus), "lines"))
+    assert len(found) == 3 and all("its hashes are not those of the texts" in line for line in found)
+
+
 def test_what_is_refused(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="curate tokenizer train"):
         tokenize(corpus, tmp_path / "none.model")
@@ -114,5 +137,5 @@ def test_wrong_ids_are_never_committed(corpus: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(Encoder, "encode", wrong)
     with pytest.raises(StageError, match="not SentencePiece's"):
-        encode_unit(token_folder(Corpus(corpus), "lines"), commit, encoder, "f")
+        encode_unit(Corpus(corpus).tokens("lines"), commit, encoder, "f")
     assert shards(corpus) == {}

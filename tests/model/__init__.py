@@ -10,12 +10,13 @@ from typing import Any
 import pyarrow as pa
 
 from curate.schema import DOCUMENT, SCORES, doc_id, unit_name
-from curate.store import Attempt, Corpus, to_json
-from model.plan import _note_draws, plan_hash, token_folder
+from curate.store import Attempt, Corpus, tables, to_json
+from curate.token_shards import shard_schema, text_hashes
+from model.plan import _note_draws, plan_hash
 from tests.tokenizer import trained
 
 COLUMNS = pa.schema([*DOCUMENT, *SCORES])
-TOKENS = pa.schema([pa.field("doc_id", pa.string(), nullable=False), ("tokens", pa.list_(pa.uint16()))])
+TOKENS = shard_schema(pa.uint16())
 MODEL = "tokenizer.model"
 Units = Mapping[str, Sequence[Sequence[int]]]  # ids of each document, by name of the unit
 
@@ -55,11 +56,13 @@ def commit_tokens(corpus: Corpus, source: str, name: str, ids: Sequence[Sequence
     """Commit a token shard with these ids, `rows` documents a batch, as curate.token_shards would."""
     of = corpus.final(source).latest(unit_name(name))
     assert of is not None
-    with Attempt(token_folder(corpus, source), unit_name(name)) as attempt:
+    hashes = pa.concat_arrays([text_hashes(t["text"]) for t in tables(of, "documents")])
+    with Attempt(corpus.tokens(source), unit_name(name)) as attempt:
         file = attempt.arrow("", TOKENS, None)
         for i in range(0, len(ids), rows):
             names = [doc_id(source, name, k) for k in range(i, min(i + rows, len(ids)))]
-            file.write(pa.table([pa.array(names), pa.array(ids[i : i + rows], TOKENS.field(1).type)], schema=TOKENS))
+            columns = [pa.array(names), pa.array(ids[i : i + rows], TOKENS.field(1).type), hashes[i : i + rows]]
+            file.write(pa.table(columns, schema=TOKENS))
         counts = {"documents": len(ids), "tokens": sum(map(len, ids)), "bytes": 0}
         attempt.commit({"name": name, "fingerprint": repr(ids), "tokenizer": tokenizer_digest(), "counts": counts,
                         "documents_sha256": of.record["files"]["documents"]["sha256"]})  # fmt: skip
