@@ -9,7 +9,9 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -479,6 +481,7 @@ def _init_ray(ray: Any, workers: int | None, address: str | None, empty: str) ->
         options["address"] = address or "auto"
         _refuse_unreachable(options["address"])
     else:
+        options["address"] = "local"  # not one that `ray start` left running here
         options["num_cpus"] = workers or len(os.sched_getaffinity(0))
     try:
         ray.init(**options)
@@ -489,9 +492,12 @@ def _init_ray(ray: Any, workers: int | None, address: str | None, empty: str) ->
 
 def _ship_user_modules(recipe: Recipe) -> None:
     """The user's own sources and stages travel by value: workers do not see the directory that they lie in."""
+    _ship({part_module(part) for part in (recipe.source, *recipe.steps)})
+
+
+def _ship(parts: Iterable[str]) -> None:
     from ray import cloudpickle
 
-    parts = {part_module(part) for part in (recipe.source, *recipe.steps)}
     needed = {name for part in parts for name in modules_of(part)}
     for name in {m for m in needed if m.partition(".")[0] not in (*OURS, "__main__")}:
         cloudpickle.register_pickle_by_value(sys.modules[name])
@@ -499,12 +505,15 @@ def _ship_user_modules(recipe: Recipe) -> None:
 
 def check_nodes(corpus: Corpus, run_name: str, kernels: Sequence[str] = ()) -> None:
     """Every node writes below --out and the driver reads it back, or the run is refused."""
+    _check_nodes(corpus.root, corpus.root / "runs" / run_name / "nodes", kernels)
+
+
+def _check_nodes(root: Path, folder: Path, kernels: Sequence[str]) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    folder = corpus.root / "runs" / run_name / "nodes"
     folder.mkdir(parents=True, exist_ok=True)
-    secret = f"{run_name} {os.urandom(8).hex()}"
+    secret = f"{folder} {os.urandom(8).hex()}"
     (folder / "driver").write_text(secret)
     prove = ray.remote(_prove_node)
     nodes = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU")]
@@ -524,7 +533,7 @@ def check_nodes(corpus: Corpus, run_name: str, kernels: Sequence[str] = ()) -> N
         seen = (folder / node).read_text() if (folder / node).exists() else ""
         if answer or seen != secret:
             raise StoreError(
-                f"--out {corpus.root}: node {node[:8]} does not see this folder ({answer or 'its file is not here'}); "
+                f"--out {root}: node {node[:8]} does not see this folder ({answer or 'its file is not here'}); "
                 "a cluster needs --out on a file system that all nodes share"
             )
 
@@ -584,3 +593,358 @@ def _where(task: Any) -> str:
     if split is not None:
         return named(split.path)
     return f"{getattr(task, 'phase', getattr(task, 'kind', 'task'))} {task.index}"
+
+
+# -- training --------------------------------------------------------------------------------------------------------
+
+ASK_EVERY = 1.0  # seconds between two questions of a worker whether to stop: each one is a round trip to the driver
+_TRAIN_SETTINGS = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # 2 s by default: how late an end or a death is seen
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # the first import of torch from a shared disk takes minutes
+    "RAY_TRAIN_METRICS_ENABLED": "0",  # counters for a dashboard that is not there
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process a node, for a warning that nobody here asks for
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",  # of workers that wait for a dead one, before they are ended
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a worker is told. torch.distributed is initialised, and MASTER_ADDR, RANK and so on are set.
+
+    `report` and `checkpoint` of rank 0 reach the driver at once and never wait; the other ranks' go nowhere. `stopping`
+    turns True some time after the driver was asked to stop, and not on all ranks in the same step: ranks that meet in
+    collectives must agree on it (reduce it with the loss), or one of them waits for ever.
+    """
+
+    rank: int
+    world: int
+    local_rank: int  # among the workers of this node: the number of its GPU
+    report: Callable[[Mapping[str, float]], None]
+    checkpoint: Callable[[str, Mapping[str, float]], None]  # path of a finished checkpoint, metrics of its step
+    stopping: Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Launched:
+    """What came of a launch."""
+
+    value: Any  # what `fn` returned on rank 0
+    checkpoints: tuple[str, ...]  # in the order in which they were reported
+    restarts: int  # how often the workers were started again
+
+
+class _Broken(Exception):
+    """An error that the death of another worker can cause: `fn` is called again on new workers."""
+
+
+def launch(
+    fn: Callable[[Any, Place], Any],
+    settings: Any,
+    *,
+    workers: int,
+    out: str | Path,
+    gpus: bool = False,
+    cores: int = 1,
+    address: str | None = None,
+    restarts: int = 3,
+    on_report: Callable[[Mapping[str, float]], None] | None = None,
+    note: Callable[[str], None] | None = None,
+) -> Launched:
+    """Call `fn(settings, place)` in `workers` processes, on Ray started here or joined at `address`.
+
+    Each worker has `cores` cores and, with `gpus`, one GPU (nccl; gloo without). `fn`, `settings` and what rank 0
+    returns travel by Ray's own pickling; paths in them must be absolute. When a worker dies, `fn` is called again on
+    new ones, at most `restarts` times, and goes on from its own checkpoints. `on_report` is called here with what rank
+    0 reports, `note` with a line about a restart. Ray's own records go below `out`/ray.
+    Raises what a CurateError of `fn` says; StageError for another error of `fn`; StoreError where workers kept dying;
+    Interrupted when SIGTERM or SIGINT came and `fn` has ended (a second signal ends the process).
+    """
+    if workers < 1:
+        raise RecipeError(f"--workers is {workers}, must be at least 1")
+    for name, value in _TRAIN_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    root = Path(out).absolute()
+    name = time.strftime("%Y%m%dT%H%M%S") + f"-{os.getpid()}"
+    with stopping(), cluster(workers * cores, address), stopping():  # again: Ray puts a handler of its own in place
+        _refuse_too_many(workers, cores, gpus)
+        _check_nodes(root, root / "ray" / name / "nodes", ())
+        _ship({fn.__module__})
+        board = _start_board()
+        trainer = _trainer(board, (fn, settings), (workers, cores, gpus), restarts, root / "ray", name)
+        pool = ThreadPoolExecutor(1)  # not in this thread, where Ray would put its own handler of SIGINT
+        try:
+            ear = _Ear(restarts, on_report or (lambda _: None), note or (lambda _: None))
+            return _watch(pool.submit(trainer.fit), board, ear)
+        finally:
+            pool.shutdown(wait=False)
+
+
+def _refuse_too_many(workers: int, cores: int, gpus: bool) -> None:
+    """Ray itself waits for ever for what the cluster does not have."""
+    import ray
+
+    there = ray.cluster_resources()
+    for name, needed in (("CPU", workers * cores), ("GPU", workers * gpus)):
+        if there.get(name, 0) < needed:
+            raise RecipeError(f"--workers {workers}: needs {needed} {name}s, the cluster has {there.get(name, 0):.0f}")
+
+
+def _trainer(
+    board: Any, work: tuple[Any, Any], size: tuple[int, int, bool], restarts: int, folder: Path, name: str
+) -> Any:
+    """Ray's TorchTrainer. `work` is an object of its own, so that it is unpickled after our packages are claimed."""
+    try:
+        import ray.train
+        from ray.train.torch import TorchTrainer
+    except (ImportError, RuntimeError) as error:  # Ray says either of a package that it lacks
+        raise RecipeError(f"training on Ray needs the packages of the extra `train`: {error}") from error
+    workers, cores, gpus = size
+    judge = type("_Judge", (ray.train.UserCallback,), {"after_exception": _judge})
+    return TorchTrainer(
+        _on_worker,
+        train_loop_config={"board": board, "work": ray.put(work)},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers, use_gpu=gpus, resources_per_worker={"CPU": cores, **({"GPU": 1} if gpus else {})}
+        ),
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=str(folder),
+            failure_config=ray.train.FailureConfig(max_failures=restarts, controller_failure_limit=restarts),
+            callbacks=[judge()],
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+        ),
+    )
+
+
+def _judge(callback: Any, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
+    """Runs in Ray's controller when workers failed: raising ends the run, where Ray would try anything again."""
+    for error in worker_exceptions.values():
+        if isinstance(error, CurateError):
+            raise error
+
+
+class _Board:
+    """An actor between the workers and the driver. Not Ray's report: that is a barrier of all workers, once a poll."""
+
+    def __init__(self) -> None:
+        self.news: list[tuple[str, Any]] = []
+        self.stop = False
+
+    def hear(self, kind: str, what: Any) -> None:
+        """A worker says something."""
+        self.news.append((kind, what))
+
+    def take(self, stop: bool) -> list[tuple[str, Any]]:
+        """The driver fetches what was said, and says whether it was asked to stop."""
+        self.stop = stop
+        news, self.news = self.news, []
+        return news
+
+    def stopping(self) -> bool:
+        """A worker asks."""
+        return self.stop
+
+
+def _start_board() -> Any:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    actor = ray.remote(_Board).options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)
+    return actor.remote()
+
+
+class _Voice:
+    """A worker's side of the board."""
+
+    def __init__(self, board: Any, rank: int) -> None:
+        self.board, self.rank = board, rank
+        self.last: Any = None  # the last thing said, on its way
+        self.metrics: dict[str, float] = {}
+        self.path = ""
+        self.asked, self.stop = -ASK_EVERY, False
+
+    def say(self, kind: str, what: Any) -> None:
+        self.last = self.board.hear.remote(kind, what)
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        if self.rank == 0:
+            self.metrics = dict(metrics)
+            self.say("report", self.metrics)
+
+    def checkpoint(self, path: str, metrics: Mapping[str, float]) -> None:
+        if self.rank == 0:
+            self.metrics, self.path = dict(metrics), str(path)
+            self.say("checkpoint", self.path)
+
+    def stopping(self) -> bool:
+        import ray
+
+        if not self.stop and time.monotonic() - self.asked >= ASK_EVERY:
+            with suppress(ray.exceptions.RayError):  # the driver's node is busy or gone: then Ray ends this worker
+                self.stop = ray.get(self.board.stopping.remote(), timeout=10)
+            self.asked = time.monotonic()
+        return self.stop
+
+    def flush(self) -> None:
+        """Wait until all that was said has arrived: calls from one worker arrive in order."""
+        import ray
+
+        if self.last is not None:
+            with suppress(ray.exceptions.RayError):
+                ray.get(self.last, timeout=10)
+
+
+def _on_worker(config: Mapping[str, Any]) -> Any:
+    """Runs in every worker. Only Ray's own errors and `_Broken` are tried again."""
+    import ray.train
+
+    context = ray.train.get_context()
+    voice = _Voice(config["board"], context.get_world_rank())
+    place = Place(
+        rank=voice.rank,
+        world=context.get_world_size(),
+        local_rank=context.get_local_rank(),
+        report=voice.report,
+        checkpoint=voice.checkpoint,
+        stopping=voice.stopping,
+    )
+    if voice.rank == 0:
+        voice.say("begin", None)
+    try:
+        fn, settings = ray.get(config["work"])
+        value = fn(settings, place)
+        _note_in_ray(voice)
+        return value
+    except CurateError:
+        raise
+    except (RuntimeError, OSError) as error:  # what torch raises when a peer is gone, and much else
+        voice.say("broken", _said(error, voice.rank))
+        raise _Broken(_said(error, voice.rank)) from None
+    except Exception as error:  # noqa: BLE001
+        raise StageError(_said(error, voice.rank)) from None
+    finally:
+        voice.flush()
+
+
+def _said(error: Exception, rank: int) -> str:
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    return f"rank {rank}: {type(error).__name__}: {_first_line(error)} ({at.filename}:{at.lineno})"
+
+
+def _note_in_ray(voice: _Voice) -> None:
+    """Ray's result gets the last metrics and, since the checkpoint itself stays where it is, a file that says where."""
+    import ray.train
+
+    if not voice.path:
+        ray.train.report(voice.metrics)  # all workers are here: it waits for all of them
+        return
+    with tempfile.TemporaryDirectory(prefix="curate-pointer-") as folder:
+        Path(folder, "pointer.json").write_bytes(to_json({"path": voice.path}))
+        ray.train.report(voice.metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+class _Ear:
+    """The driver's side of the board."""
+
+    def __init__(
+        self, restarts: int, on_report: Callable[[Mapping[str, float]], None], note: Callable[[str], None]
+    ) -> None:
+        self.restarts, self.on_report, self.note = restarts, on_report, note
+        self.begun = 0
+        self.why = "a worker died"
+        self.checkpoints: list[str] = []
+        self.failure: Exception | None = None
+
+    def take(self, news: Sequence[tuple[str, Any]]) -> None:
+        """Pass on what workers said. What the caller's own function raises is kept until they have ended."""
+        for kind, what in news:
+            if kind == "begin":
+                self.begun += 1
+                if self.begun > 1:
+                    self.note(f"{self.why}: all workers were started again ({self.begun - 1} of {self.restarts})")
+                self.why = "a worker died"
+            elif kind == "broken":
+                self.why = what
+            elif kind == "checkpoint":
+                self.checkpoints.append(what)
+            elif self.failure is None:
+                try:
+                    self.on_report(what)
+                except Exception as error:  # noqa: BLE001
+                    self.failure = error
+
+
+def _watch(run: Future[Any], board: Any, ear: _Ear) -> Launched:
+    """The driver's part: listen until the workers have ended, and tell them when to stop."""
+    import ray
+
+    with _signals(ear.note) as signals:
+        over = False
+        while not over:
+            over = run.done()  # asked before the news are taken: those of the end must not be missed
+            try:
+                news = ray.get(board.take.remote(bool(signals or ear.failure)), timeout=10 if signals else 120)
+            except ray.exceptions.RayError as error:
+                if signals:  # sent to all processes of a local cluster, Ray's own among them
+                    raise _interrupted(signals) from error
+                raise StoreError(f"the Ray cluster was lost: {_first_line(error)}") from error
+            ear.take(news)
+            if not over:
+                time.sleep(0.1)
+    if failure := ear.failure or run.exception():
+        raise _as_ours(failure, ear.restarts)
+    if signals:
+        raise _interrupted(signals)
+    return Launched(run.result().return_value, tuple(ear.checkpoints), max(0, ear.begun - 1))
+
+
+def _interrupted(signals: Sequence[signal.Signals]) -> Interrupted:
+    return Interrupted(f"stopped by {signals[0].name}; run the same command again to go on")
+
+
+def _as_ours(error: BaseException, restarts: int) -> BaseException:
+    """What ended Ray's run, as an error of ours; one that does not come from Ray stays as it is."""
+    import ray
+
+    cause = getattr(error, "controller_failure", error)
+    if isinstance(cause, CurateError):
+        return cause
+    failures = getattr(error, "worker_failures", None)
+    if failures is None:
+        return StoreError(f"Ray: {_first_line(cause)}") if isinstance(error, ray.exceptions.RayError) else error
+    dead = [e for e in failures.values() if not isinstance(e, _Broken)]  # its peers then break too
+    if not dead:
+        return StageError(str(next(iter(failures.values()))))
+    why = getattr(dead[0], "health_check_failure", dead[0])
+    return StoreError(f"workers died or broke {restarts + 1} times, the last one: {_first_line(why)}")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextmanager
+def _signals(note: Callable[[str], None]) -> Iterator[list[signal.Signals]]:
+    """SIGTERM and SIGINT are noted in the list given; a second one ends the process."""
+    seen: list[signal.Signals] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if seen:
+            os._exit(Interrupted.exit_code)
+        seen.append(signal.Signals(number))
+        note(f"{seen[0].name}: the workers save and stop; once more ends at once")
+
+    before = {}
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before[number] = signal.signal(number, stop)
+    except ValueError:
+        pass  # not the main thread: signals are the caller's
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
