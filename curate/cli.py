@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from curate import __version__
+from curate import __version__, cli_training
+from curate.cli_training import count, open_corpus
 from curate.errors import BUG, DAMAGE, DONE, INTERRUPTED, USER, CurateError
 
 Handler = Callable[[argparse.Namespace], int]
@@ -50,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     _add_classifier(commands)
     _add_tokenizer(commands)
     _add_mixture(commands)
+    _add_training(commands)
     _add_dedup(commands)
     report = _command(commands, "report", _report, "the account of a corpus", "curate report corpus --json")
     report.add_argument("dir", metavar="DIR")
@@ -316,6 +318,13 @@ def _add_mixture(commands: Any) -> None:
     mix.add_argument("--seed", type=int, default=0)
     mix.add_argument("--no-bos", action="store_true", help="no BOS before a document")
     mix.add_argument("--no-eos", action="store_true", help="no EOS after a document")
+    mix.add_argument(
+        "--held-out",
+        type=float,
+        default=0.005,
+        metavar="SHARE",
+        help="of the documents, by hash of their text, is kept from training for evaluation (default: 0.005; 0: none)",
+    )
     mix.add_argument("--audit", action="store_true", help="replay the plan that is there and prove what it says")
     mix.add_argument("--json", action="store_true", help="the plan as JSON")
     trace = _command(
@@ -331,35 +340,56 @@ def _add_mixture(commands: Any) -> None:
     trace.add_argument("--pos", type=int, metavar="P", help="of the sequence (default: all documents of the row)")
     trace.add_argument("--json", action="store_true", help="as JSON")
     export = _command(
-        commands, "export", _export, "write the documents as JSON lines or Parquet", "curate export jsonl corpus out"
+        commands,
+        "export",
+        _export,
+        "write documents as JSON lines or Parquet, or a trained model for transformers",
+        "curate export jsonl corpus out",
     )
-    export.add_argument("kind", choices=["jsonl", "parquet"])
-    export.add_argument("dir", metavar="DIR")
+    export.add_argument("kind", choices=["jsonl", "parquet", "hf"])
+    export.add_argument("dir", metavar="DIR", help="a corpus; for hf a run or a checkpoint")
     export.add_argument("out", metavar="OUT", help="a new or empty folder")
     export.add_argument("--sources", metavar="A,B", help="only these sources (default: all)")
+    export.add_argument(
+        "--dtype", default="float32", metavar="T", help="hf: float32, bfloat16, float16 (default: float32)"
+    )
+    export.add_argument(
+        "--corpus", metavar="DIR", help="hf: whose documents are encoded to compare (default: the trained one)"
+    )
 
 
-def _count(given: str | None) -> int | None:
-    """300M, 1.4T and the like."""
-    from curate.errors import RecipeError
-
-    if given is None:
-        return None
-    scale = {"K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}.get(given[-1:].upper(), 1)
-    try:
-        count = round(float(given.rstrip("KMBGTkmbgt")) * scale)
-    except (ValueError, OverflowError):
-        count = 0
-    if count < 1:
-        raise RecipeError(f"--tokens {given}: must be a number of tokens, such as 300M or 1.4T")
-    return count
+def _add_training(commands: Any) -> None:
+    train = _command(
+        commands,
+        "train",
+        cli_training.train,
+        "train a LLaMA on the mixture; run again to go on where it was stopped",
+        "curate train corpus --model 160m --steps 1000",
+    )
+    cli_training.add_train(train)
+    generate = _command(
+        commands,
+        "generate",
+        cli_training.generate,
+        "write text with a trained model",
+        "curate generate corpus/runs/train-debug --prompt 'Once upon a time'",
+    )
+    cli_training.add_generate(generate)
+    bench = _command(
+        commands,
+        "bench",
+        cli_training.bench,
+        "measure the speed of training beside transformers, in one run",
+        "curate bench train --model 1b",
+    )
+    cli_training.add_bench(bench)
 
 
 def _mix(args: argparse.Namespace) -> int:
     from model.data import audit_reading, open_data
     from model.plan import audit, audit_text, load_plan, make_plan, table
 
-    corpus = _corpus(args.dir)
+    corpus = open_corpus(args.dir)
     if args.audit:
         plan = load_plan(corpus)
         found, wrong = audit(plan), audit_reading(open_data(corpus, plan, deep=True))
@@ -367,13 +397,14 @@ def _mix(args: argparse.Namespace) -> int:
         return DONE if found.ok and not wrong else BUG
     plan = make_plan(
         corpus,
-        _count(args.tokens),
+        None if args.tokens is None else count(args.tokens),
         _weights(args.weights),
         seed=args.seed,
         length=args.length,
         batch=args.batch,
         bos=not args.no_bos,
         eos=not args.no_eos,
+        held_out=args.held_out,
     )
     print(json.dumps(plan, indent=1) if args.json else table(plan))
     if not args.json:
@@ -385,7 +416,7 @@ def _trace(args: argparse.Namespace) -> int:
     from curate.trace import text, trace
     from model.plan import load_plan
 
-    corpus = _corpus(args.dir)
+    corpus = open_corpus(args.dir)
     found = trace(corpus, load_plan(corpus), args.step, args.row, args.pos)
     print(json.dumps(found, indent=1, ensure_ascii=False, default=str) if args.json else text(found))
     return DONE
@@ -394,9 +425,11 @@ def _trace(args: argparse.Namespace) -> int:
 def _export(args: argparse.Namespace) -> int:
     from pathlib import Path
 
+    if args.kind == "hf":
+        return cli_training.export_hf(args)
     from curate.export import export
 
-    made = export(_corpus(args.dir), Path(args.out), args.kind, [x for x in (args.sources or "").split(",") if x])
+    made = export(open_corpus(args.dir), Path(args.out), args.kind, [x for x in (args.sources or "").split(",") if x])
     for source, one in made.items():
         print(f"{source}: {one['documents']:,} documents in {one['files']:,} files")
     print(f"written to {args.out}")
@@ -410,7 +443,7 @@ def _tokenizer(args: argparse.Namespace) -> int:
     from tokenizer.report import report, text
     from tokenizer.train import train
 
-    corpus = _corpus(args.dir)
+    corpus = open_corpus(args.dir)
     out = Path(args.out) if args.out else corpus.root / "models" / "tokenizer"
     card = train(
         corpus,
@@ -466,7 +499,7 @@ def _classifier(args: argparse.Namespace) -> int:
     from curate.reference.train import summary, train
 
     out = Path(args.out) if args.out else cache_root() / "models" / "reference"
-    pages = _corpus(args.pages).root if Path(args.pages).is_dir() else [Path(args.pages)]
+    pages = open_corpus(args.pages).root if Path(args.pages).is_dir() else [Path(args.pages)]
     card = train(Path(args.cited), pages, out, seed=args.seed, min_characters=args.min_characters, lang=args.lang)
     print(summary(card))
     print(f"written to {out}: model.bin, card.json, calibration.svg")
@@ -478,7 +511,7 @@ def _cited(args: argparse.Namespace) -> int:
 
     from sources.wikipedia import cited_urls
 
-    count = cited_urls(_corpus(args.dir).root, Path(args.out))
+    count = cited_urls(open_corpus(args.dir).root, Path(args.out))
     print(f"written to {args.out}: {count:,} cited addresses")
     print(f"then:  curate classifier train --cited {args.out} --pages CORPUS")
     return DONE
@@ -511,21 +544,10 @@ def _verdict(report: dict[str, Any], alarm_lines: list[str]) -> int:
     return DONE
 
 
-def _corpus(folder: str) -> Any:
-    from pathlib import Path
-
-    from curate.errors import StoreError
-    from curate.store import Corpus
-
-    if not (Path(folder) / "corpus.json").is_file():
-        raise StoreError(f"{folder}: not a corpus (no corpus.json there)")
-    return Corpus(Path(folder).absolute())
-
-
 def _report(args: argparse.Namespace) -> int:
     from curate.report import account, summary, write_html
 
-    corpus = _corpus(args.dir)
+    corpus = open_corpus(args.dir)
     report = account(corpus)
     if args.json:
         print(json.dumps(report, indent=1, ensure_ascii=False))
@@ -541,7 +563,7 @@ def _verify(args: argparse.Namespace) -> int:
     from model.plan import load_plan
     from model.plan import problems as plan_problems
 
-    corpus = _corpus(args.dir)
+    corpus = open_corpus(args.dir)
     problems = verify(corpus)
     problems += [line for source in corpus.sources() for line in verify_tokens(corpus, source)]
     if (corpus.root / "mixture.json").exists():
@@ -556,7 +578,7 @@ def _verify(args: argparse.Namespace) -> int:
 def _why(args: argparse.Namespace) -> int:
     from curate.report import why, why_text
 
-    found = why(_corpus(args.dir), args.what)
+    found = why(open_corpus(args.dir), args.what)
     if args.json:
         print(json.dumps(found, indent=1, ensure_ascii=False, default=str))
     else:
@@ -567,7 +589,7 @@ def _why(args: argparse.Namespace) -> int:
 def _gc(args: argparse.Namespace) -> int:
     from curate.store import gc, locked
 
-    corpus = _corpus(args.dir)
+    corpus = open_corpus(args.dir)
     with locked(corpus.root, "gc"):
         for source in corpus.sources():
             files, size = gc(corpus, source)

@@ -1,0 +1,116 @@
+"""All parameters of a model on one device in one piece of memory, and their gradients in another.
+
+One buffer makes the norm of the gradient, the optimiser and clearing one launch each, and it lets the matrices that
+read the same input (wq, wk, wv; w1, w3) be used as one product: they lie side by side, so a view of the buffer is the
+joined matrix. Names and layout of the parameters stay Meta's.
+
+In bf16 the optimiser has fp32 weights of its own (`master`). Gradients are summed in fp32 over the micro-batches of a
+step, where there are several.
+
+Shapes: P parameters, matrices first (they have weight decay), then the vectors of the norms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from model.llama import Attention, FeedForward, Transformer
+
+JOINED = {Attention: ("wqkv", ("wq", "wk", "wv")), FeedForward: ("w13", ("w1", "w3"))}
+
+
+class Flat:
+    """Owns the memory of a model's parameters and gradients."""
+
+    def __init__(self, model: Transformer, dtype: torch.dtype, several: bool) -> None:
+        """Move the parameters of `model` (fp32) into place; `several`: a step sums over micro-batches."""
+        self.model = model
+        named = _ordered(model)
+        self.n_decayed = sum(p.numel() for _, p in named if p.dim() > 1)
+        size, device = sum(p.numel() for _, p in named), named[0][1].device
+        self.places: dict[str, tuple[int, torch.Size]] = {}
+        self.master = torch.empty(size, dtype=torch.float32, device=device)
+        self.weights = self.master if dtype == torch.float32 else torch.empty(size, dtype=dtype, device=device)
+        self.gradients = torch.zeros(size, dtype=dtype, device=device)
+        self.sums = torch.zeros_like(self.master) if several and dtype != torch.float32 else self.gradients
+        at = 0
+        for name, parameter in named:
+            self.places[name] = at, parameter.shape
+            self.part(self.master, name).copy_(parameter.detach())
+            parameter.data = self.part(self.weights, name)
+            parameter.grad = self.part(self.gradients, name)
+            at += parameter.numel()
+        self.refresh()
+        self._join()
+        if self.sums is not self.gradients:
+            self._sum_in_fp32()
+
+    def part(self, buffer: Tensor, name: str) -> Tensor:
+        """The view of a buffer that belongs to a parameter."""
+        at, shape = self.places[name]
+        return buffer[at : at + shape.numel()].view(shape)
+
+    def refresh(self) -> None:
+        """Set the weights from the optimiser's."""
+        if self.weights is not self.master:
+            self.weights.copy_(self.master)
+
+    def clear(self) -> None:
+        """Forget all gradients."""
+        self.gradients.zero_()
+        if self.sums is not self.gradients:
+            self.sums.zero_()
+
+    def _join(self) -> None:
+        for prefix, module in self.model.named_modules():
+            for kind, (joined, parts) in JOINED.items():
+                if isinstance(module, kind):
+                    names = [f"{prefix}.{part}.weight" for part in parts]
+                    object.__setattr__(module, joined, self._joined(names))
+
+    def _joined(self, names: list[str]) -> nn.Parameter:
+        """One matrix over parameters that lie side by side, with their gradients as its own."""
+        at, (_, columns) = self.places[names[0]]
+        end = at + sum(self.places[name][1].numel() for name in names)
+        joined = nn.Parameter(self.weights[at:end].view(-1, columns))
+        joined.grad = self.gradients[at:end].view(-1, columns)
+        return joined
+
+    def leaves(self) -> Iterator[tuple[Tensor, int]]:
+        """What autograd gives gradients to, and where it lies: joined matrices in place of their parts."""
+        inside = set()
+        for prefix, module in self.model.named_modules():
+            for kind, (joined, parts) in JOINED.items():
+                if isinstance(module, kind):
+                    inside |= {f"{prefix}.{part}.weight" for part in parts}
+                    yield getattr(module, joined), self.places[f"{prefix}.{parts[0]}.weight"][0]
+        for name, parameter in self.model.named_parameters():
+            if name not in inside:
+                yield parameter, self.places[name][0]
+
+    def _sum_in_fp32(self) -> None:
+        for leaf, at in self.leaves():
+            leaf.register_post_accumulate_grad_hook(_adder(self.sums[at : at + leaf.numel()].view(leaf.shape)))
+
+
+def _adder(total: Tensor) -> Callable[[Tensor], None]:
+    def add(leaf: Tensor) -> None:
+        assert leaf.grad is not None
+        total.add_(leaf.grad)
+        leaf.grad.zero_()
+
+    return add
+
+
+def _ordered(model: Transformer) -> list[tuple[str, nn.Parameter]]:
+    """Matrices, those that are joined side by side, then vectors."""
+    named = list(model.named_parameters())
+    first = {name: i for i, (name, _) in enumerate(named)}
+    for prefix, module in model.named_modules():
+        for kind, (_, parts) in JOINED.items():
+            if isinstance(module, kind):
+                first |= {f"{prefix}.{part}.weight": first[f"{prefix}.{parts[0]}.weight"] for part in parts}
+    return sorted(named, key=lambda item: (item[1].dim() == 1, first[item[0]]))  # stable: parts stay in their order

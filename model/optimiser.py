@@ -1,0 +1,186 @@
+"""AdamW with a cosine schedule (arXiv 2302.13971 section 2.3), and steps that are left out without asking the device.
+
+Weight decay is on matrices, not on the vectors of the norms; the paper does not say. The gradient is clipped to a norm
+of 1.0. A step whose loss or gradient is not finite changes nothing, the count of steps for Adam's bias included.
+
+`FlatAdamW` is for one process (model.flat), `ShardedAdamW` for DTensors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.flat import Flat
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """Of the optimiser; the paper's numbers."""
+
+    lr: float = 3e-4  # peak
+    final_ratio: float = 0.1  # the cosine ends at this share of the peak
+    warmup: int = 2000  # steps
+    steps: int = 1000  # of the whole run
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8  # not in the paper; Llama 2 has 1e-5
+    weight_decay: float = 0.1
+    clip: float = 1.0
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of step 0, 1, ...: a line up to the peak at the end of warm-up, then a cosine to the last."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, self.steps - 1 - self.warmup)
+        return self.lr * (self.final_ratio + (1 - self.final_ratio) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+@dataclass(frozen=True)
+class Took:
+    """What a step found; tensors stay on the device until somebody looks."""
+
+    norm: Tensor  # of the gradient before clipping, fp32
+    ok: Tensor  # bool: the step was made
+
+
+def adamw_(
+    weights: Tensor, master: Tensor, m: Tensor, v: Tensor, gradient: Tensor, scalars: Tensor, decay: float,
+    beta1: float, beta2: float, eps: float,
+) -> None:  # fmt: skip
+    """One step in place, all of one shape; fused into one pass by Inductor on CUDA.
+
+    `scalars` (5,) fp32: learning rate, factor of the gradient, 1 - beta1^t, 1 - beta2^t, and 1 where the step is made.
+    """
+    lr, factor, correct1, correct2, made = scalars.unbind()
+    g = gradient.float() * factor
+    g = torch.where(made > 0, g, torch.zeros_like(g))  # what is not finite times 0 would not be 0
+    new_m = m + (g - m) * (1 - beta1)
+    new_v = v * beta2 + g * g * (1 - beta2)
+    change = new_m / correct1 / ((new_v / correct2).sqrt() + eps) + decay * master
+    new = torch.where(made > 0, master - lr * change, master)
+    m.copy_(torch.where(made > 0, new_m, m))
+    v.copy_(torch.where(made > 0, new_v, v))
+    master.copy_(new)
+    if weights is not master:
+        weights.copy_(new)
+
+
+def norm_of(gradient: Tensor, block: int = 1 << 16) -> Tensor:
+    """Euclidean norm of a long vector in fp32, block by block: one sum over millions is off by 1e-3 on a CPU."""
+    whole = len(gradient) // block * block
+    blocks = torch.linalg.vector_norm(gradient[:whole].view(-1, block), dim=1, dtype=torch.float32)
+    rest = torch.linalg.vector_norm(gradient[whole:], dtype=torch.float32)
+    return torch.linalg.vector_norm(torch.cat([blocks, rest[None]]))
+
+
+class FlatAdamW:
+    """Over the buffers of a `Flat`."""
+
+    def __init__(self, flat: Flat, hyper: Hyper) -> None:
+        self.flat, self.hyper = flat, hyper
+        self.m, self.v = torch.zeros_like(flat.master), torch.zeros_like(flat.master)
+        self.count = torch.zeros((), device=flat.master.device)  # steps made
+        self.on_cpu = flat.master.device.type == "cpu"
+        self._update = adamw_ if self.on_cpu else torch.compile(adamw_, dynamic=False)
+
+    @torch.no_grad()
+    def step(self, lr: float, loss: Tensor) -> Took:
+        """Use the gradients that are there, unless they or the loss are not finite, and clear them."""
+        hyper, gradient = self.hyper, self.flat.sums
+        norm = norm_of(gradient)
+        ok = torch.isfinite(norm) & torch.isfinite(loss)
+        factor = (hyper.clip / (norm + 1e-6)).clamp(max=1.0)
+        self.count += ok
+        if self.on_cpu and self.flat.weights is self.flat.master:
+            if ok:
+                self._fused(lr, gradient.mul_(factor))
+        else:
+            corrections = [1 - hyper.beta1**self.count, 1 - hyper.beta2**self.count]
+            first = [torch.full_like(norm, lr), factor, *corrections, ok.float()]
+            same = self.flat.weights is self.flat.master
+            for part, decay in self._parts():
+                master = self.flat.master[part]
+                self._update(
+                    master if same else self.flat.weights[part], master, self.m[part], self.v[part], gradient[part],
+                    torch.stack(first), decay, hyper.beta1, hyper.beta2, hyper.eps,
+                )  # fmt: skip
+        self.flat.clear()
+        return Took(norm, ok)
+
+    def _parts(self) -> Iterator[tuple[slice, float]]:
+        yield slice(0, self.flat.n_decayed), self.hyper.weight_decay
+        yield slice(self.flat.n_decayed, None), 0.0
+
+    def _fused(self, lr: float, gradient: Tensor) -> None:
+        """torch's own kernel, one pass; it counts the step by itself."""
+        hyper = self.hyper
+        for part, decay in self._parts():
+            torch._fused_adamw_(
+                [self.flat.master[part]], [gradient[part]], [self.m[part]], [self.v[part]], [], [self.count.clone()],
+                lr=lr, beta1=hyper.beta1, beta2=hyper.beta2, weight_decay=decay, eps=hyper.eps, amsgrad=False,
+                maximize=False,
+            )  # fmt: skip
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Everything that a checkpoint keeps, under the parameters' names."""
+        for kind, buffer in (("weights", self.flat.master), ("m", self.m), ("v", self.v)):
+            for name in self.flat.places:
+                yield f"{kind}/{name}", self.flat.part(buffer, name)
+        yield "count", self.count
+
+    def loaded(self) -> None:
+        """Call after the tensors were filled."""
+        self.flat.refresh()
+        self.flat.clear()
+
+
+class ShardedAdamW:
+    """Over a model whose parameters are DTensors, fp32."""
+
+    def __init__(self, model: torch.nn.Module, hyper: Hyper, fused: bool) -> None:
+        self.hyper, self.model = hyper, model
+        self.named = list(model.named_parameters())
+        groups = [
+            {"params": [p for _, p in self.named if p.dim() > 1], "weight_decay": hyper.weight_decay},
+            {"params": [p for _, p in self.named if p.dim() == 1], "weight_decay": 0.0},
+        ]
+        self.inner = torch.optim.AdamW(
+            groups, lr=hyper.lr, betas=(hyper.beta1, hyper.beta2), eps=hyper.eps, fused=fused, foreach=False
+        )
+        for _, p in self.named:  # made now, so that a checkpoint can fill them
+            count = torch.zeros((), dtype=torch.float32, device=p.device if fused else "cpu")
+            self.inner.state[p] = {
+                "step": count, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)
+            }  # fmt: skip
+
+    @torch.no_grad()
+    def step(self, lr: float, loss: Tensor) -> Took:
+        """As of `FlatAdamW`; `loss` must be the same on all ranks."""
+        norm = torch.nn.utils.get_total_norm([p.grad for _, p in self.named if p.grad is not None])
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        ok = torch.isfinite(norm) & torch.isfinite(loss)
+        torch.nn.utils.clip_grads_with_norm_([p for _, p in self.named], self.hyper.clip, norm)
+        for group in self.inner.param_groups:
+            group["lr"] = lr
+        if ok:  # asks the device once a step; the flat optimiser does not
+            self.inner.step()
+        self.inner.zero_grad(set_to_none=True)
+        return Took(norm, ok)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Everything that a checkpoint keeps."""
+        for kind, key in (("weights", ""), ("m", "exp_avg"), ("v", "exp_avg_sq")):
+            for name, p in self.named:
+                yield f"{kind}/{name}", self.inner.state[p][key] if key else p.detach()
+        yield "count", self.inner.state[self.named[0][1]]["step"]
+
+    def loaded(self) -> None:
+        """Call after the tensors were filled."""
+        first = self.inner.state[self.named[0][1]]["step"]
+        for _, p in self.named:
+            self.inner.state[p]["step"].copy_(first)
