@@ -142,9 +142,16 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: LayerCache | None = None) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
+        return self._trained(x, cos, sin) if cache is None else self._forward(x, cos, sin, cache)
+
+    def compile(self) -> None:  # type: ignore[override]
+        """Compile the pass without a cache, once for all layers. FSDP's hooks stay outside, recomputing inside."""
+        object.__setattr__(self, "_trained", torch.compile(self._trained, fullgraph=True, dynamic=False))
+
+    def _trained(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         if self.recompute != "none" and torch.is_grad_enabled():
             return recomputed(self.recompute, self._forward, x, cos, sin)
-        return self._forward(x, cos, sin, cache)
+        return self._forward(x, cos, sin)
 
     def _forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: LayerCache | None = None) -> Tensor:
         h = x + self.attention(self.attention_norm(x), cos, sin, cache)
@@ -173,6 +180,8 @@ class Transformer(nn.Module):
         start = cache[0].used if cache else 0
         cos, sin = (table[start : start + tokens.shape[1]] for table in self._tables(tokens.device))
         h = self.tok_embeddings(tokens)
+        if type(h) is not Tensor:  # of a collective under way: a compiled layer would give it no gradient (torch 2.13)
+            h = h.clone()
         for i, layer in enumerate(self.layers):
             h = layer(h, cos, sin) if cache is None else layer(h, cos, sin, cache[i])
         h = self.norm(h)

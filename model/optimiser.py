@@ -18,6 +18,9 @@ from torch import Tensor
 from model.flat import Flat
 
 
+PART = 1 << 30  # numbers that one launch updates: places in it fit 32 bits
+
+
 @dataclass(frozen=True)
 class Hyper:
     """Of the optimiser; the paper's numbers."""
@@ -113,8 +116,11 @@ class FlatAdamW:
         return Took(norm, ok)
 
     def _parts(self) -> Iterator[tuple[slice, float]]:
-        yield slice(0, self.flat.n_decayed), self.hyper.weight_decay
-        yield slice(self.flat.n_decayed, None), 0.0
+        """Slices of at most `PART` numbers, with the weight decay that is theirs."""
+        whole, n = len(self.flat.master), self.flat.n_decayed
+        for begin, end, decay in ((0, n, self.hyper.weight_decay), (n, whole, 0.0)):
+            for at in range(begin, end, PART):
+                yield slice(at, min(at + PART, end)), decay
 
     def _fused(self, lr: float, gradient: Tensor) -> None:
         """torch's own kernel, one pass; it counts the step by itself."""

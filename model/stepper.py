@@ -60,7 +60,7 @@ class Stepper:
         for layer in self.model.layers:
             layer.recompute = how.recompute
             if how.compile:
-                layer.compile(fullgraph=True, dynamic=False)
+                layer.compile()
         if how.compile and world.tp == 1:
             compile_parts()
 

@@ -158,3 +158,50 @@ def test_what_does_not_divide_is_refused(changes: dict[str, Any], tp: int, named
 def test_one_process_has_no_tensor_group(corpus: Corpus, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="--tp 2: does not divide 1 process"):
         go(tiny_settings(corpus, tmp_path / "run", tp=2))
+
+
+GRADIENTS = """
+    import sys, torch
+    from model.llama import Transformer
+    from model.parallel import join, leave, spread
+    from model.shapes import Shape
+    world = join("cpu", int(sys.argv[1]))
+    shape = Shape("t", 32, 2, 4, 2, multiple_of=32, vocabulary=301, length=32)
+    rows = torch.randint(0, 301, (2, 33), generator=torch.Generator().manual_seed(0))
+    def gradients(compiled, policy):
+        with torch.device("meta"):
+            model = Transformer(shape)
+        spread(model, world, torch.float32, 0)
+        for layer in model.layers:
+            layer.recompute = policy
+            if compiled:
+                layer.compile()
+        part = rows[world.dp_rank * 2 // world.dp :][: 2 // world.dp]
+        loss, losses = model(part[:, :-1], part[:, 1:])
+        (loss / losses.numel()).backward()
+        return {name: p.grad.full_tensor() for name, p in model.named_parameters()}
+    eager, compiled = gradients(False, "none"), gradients(True, "paper")
+    for name, gradient in eager.items():
+        assert gradient.norm() > 0 and torch.allclose(gradient, compiled[name], rtol=1e-4, atol=1e-6), name
+    print("all the same")
+    leave(world)
+"""
+
+
+@pytest.mark.parametrize("tp", [1, 2])
+def test_compiled_layers_give_the_same_gradients(tp: int, tmp_path: Path) -> None:
+    """Of every parameter. The embeddings' once were zero with --tp and --compile."""
+    import os
+    import shutil
+    import subprocess
+    import textwrap
+
+    from tests.conftest import ROOT
+
+    if not any(map(shutil.which, ("g++", "clang++"))):
+        pytest.skip("torch.compile needs a C++ compiler on a CPU")
+    (tmp_path / "gradients.py").write_text(textwrap.dedent(GRADIENTS))
+    command = [*LAUNCH, "2", str(tmp_path / "gradients.py"), str(tp)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and done.stdout.count("all the same") == 2, done.stderr[-2000:]
