@@ -24,7 +24,9 @@ def train(
 ) -> dict[str, Any]:
     """Train as `model.train.train` does. With `workers` or an `address`, on Ray: that many processes, default 1."""
     require_torch()
-    settings = replace(settings, corpus=os.path.abspath(settings.corpus), run=os.path.abspath(settings.run))
+    model = os.path.abspath(settings.model) if settings.model.endswith(".json") else settings.model
+    corpus, run = os.path.abspath(settings.corpus), os.path.abspath(settings.run)  # workers stand in another folder
+    settings = replace(settings, model=model, corpus=corpus, run=run)
     if workers is None and address is None:
         from model.train import Hooks
         from model.train import train as train_here

@@ -179,7 +179,9 @@ A LLaMA of {shape.parameters:,} parameters ({shape.n_layers} layers, {shape.dim}
 def verify(found: Checkpoint, folder: Path, texts: Sequence[str], dtype: torch.dtype) -> float:
     """Load the folder with transformers and compare; the farthest a logit is from ours. StageError: another model."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     encoder = Encoder(folder / TOKENIZER)
     theirs = AutoTokenizer.from_pretrained(str(folder))
     rows: list[list[int]] = []

@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from model.flat import Flat
+from model.parallel import local_part
 
 
 PART = 1 << 30  # numbers that one launch updates: places in it fit 32 bits
@@ -145,6 +147,14 @@ class FlatAdamW:
         self.flat.clear()
 
 
+def _copies(tensor: Tensor) -> int:
+    """On how many ranks the same part of a DTensor is."""
+    mesh, copies = tensor.device_mesh, 1
+    for dimension, placement in enumerate(tensor.placements):
+        copies *= mesh.size(dimension) if placement.is_replicate() else 1
+    return copies
+
+
 class ShardedAdamW:
     """Over a model whose parameters are DTensors, fp32."""
 
@@ -167,16 +177,25 @@ class ShardedAdamW:
     @torch.no_grad()
     def step(self, lr: float, loss: Tensor) -> Took:
         """As of `FlatAdamW`; `loss` must be the same on all ranks."""
-        norm = torch.nn.utils.get_total_norm([p.grad for _, p in self.named if p.grad is not None])
-        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        norm = self._norm()
         ok = torch.isfinite(norm) & torch.isfinite(loss)
-        torch.nn.utils.clip_grads_with_norm_([p for _, p in self.named], self.hyper.clip, norm)
+        factor = (self.hyper.clip / (norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_([local_part(p.grad) for _, p in self.named], factor)
         for group in self.inner.param_groups:
             group["lr"] = lr
         if ok:  # asks the device once a step; the flat optimiser does not
             self.inner.step()
         self.inner.zero_grad(set_to_none=True)
         return Took(norm, ok)
+
+    def _norm(self) -> Tensor:
+        """Of the gradients of all ranks, by one sum over them: the same number on each, so that all decide alike."""
+        gradients = [p.grad for _, p in self.named]
+        squares = torch.stack(torch._foreach_norm([local_part(g) for g in gradients])).double() ** 2
+        copies = torch.tensor([_copies(g) for g in gradients], dtype=torch.float64, device=squares.device)
+        total = (squares / copies).sum()
+        dist.all_reduce(total, dist.ReduceOp.SUM)
+        return total.sqrt().float()
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Everything that a checkpoint keeps."""
