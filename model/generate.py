@@ -90,7 +90,7 @@ def text(
     if encoder.bos >= 0:
         ids = [encoder.bos, *ids]
     made: list[int] = []
-    shown = encoder.processor.decode(ids)
+    shown = whole = encoder.processor.decode(ids)
     for token in tokens(loaded.model, ids, n, temperature, top_p, seed, encoder.eos if encoder.eos >= 0 else None):
         made.append(token)
         whole = encoder.processor.decode(ids + made)  # of all: a piece alone would lose its leading space
@@ -98,3 +98,5 @@ def text(
             continue
         yield whole[len(shown) :]
         shown = whole
+    if whole != shown:  # ends within a character
+        yield whole[len(shown) :]

@@ -109,7 +109,8 @@ def _from_file(path: Path) -> Shape:
     try:
         record = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise RecipeError(f"--model {path}: cannot be read: {error}") from None
+        said = getattr(error, "strerror", None) or error
+        raise RecipeError(f"--model {path}: cannot be read: {said}") from None
     if not isinstance(record, dict):
         raise RecipeError(f'--model {path}: must hold the fields of a shape, such as {{"dim": 512, ...}}')
     return shape_of({"name": path.stem, **record})
