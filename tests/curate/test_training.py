@@ -98,9 +98,9 @@ def test_ray(corpus: Corpus, one: Path) -> None:
 @pytest.mark.slow
 def test_sigterm_of_a_ray_training_saves(corpus: Corpus, one: Path) -> None:
     run = corpus.root.parent / "stopped"
-    command = [sys.executable, "-m", "curate.cli", "train", "corpus", "--model", "tiny.json", *SHORT, "--out", "stopped",
-               "--save-every", "1000", "--workers", "1", "--eval-every", "1"]  # fmt: skip
-    command = [x if x != "12" else "40" for x in command]
+    asked = ("--model", "tiny.json", "--steps", "40", "--device", "cpu", "--micro-batch", "1", "--out", "stopped")
+    rest = ("--save-every", "1000", "--workers", "1", "--eval-every", "1")
+    command = [sys.executable, "-m", "curate.cli", "train", "corpus", *asked, *rest]
     process = subprocess.Popen(
         command, cwd=corpus.root.parent, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

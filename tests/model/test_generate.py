@@ -100,7 +100,7 @@ def test_a_step_is_chosen_by_its_folder(run: Path) -> None:
         load(checkpoint.folder_of(run, 999), "cpu")
 
 
-# ---- export -----------------------------------------------------------------------------------------------------------
+# ---- export --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
