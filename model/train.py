@@ -70,6 +70,9 @@ def train(settings: Settings, hooks: Hooks | None = None) -> dict[str, Any]:
         run.mkdir(parents=True, exist_ok=True)
         with lock, _asked_to_stop() as asked:
             return _Training(settings, run, world, note, hooks, asked).run()
+    except torch.OutOfMemoryError as error:
+        said = str(error).partition(". ")[0]
+        raise RecipeError(f"{said}; a smaller --micro-batch, --recompute full or more processes take less") from error
     finally:
         parallel.leave(world)
 

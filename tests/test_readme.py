@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import re
 import shlex
@@ -42,7 +43,9 @@ INPUTS = {  # what the README calls a folder of files of a source
 ON_THE_CORPUS = (
     *("why", "verify", "report", "models", "gc", "classifier"),
     *("tokenizer", "tokenize", "mix", "trace", "export"),
+    *("train", "generate", "bench", "--nproc-per-node"),
 )
+SMALL = {"dim": 32, "n_layers": 2, "n_heads": 4, "multiple_of": 32}  # in place of models that need a GPU
 HEAD = """
     import sys
     from ray.cluster_utils import Cluster
@@ -70,6 +73,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     keep = "--set perplexity.keep=head,middle,tail --set reference.min_score=0"  # pages enough to train with
     assert shell(f"curate run commoncrawl --out corpus --engine inline {keep}", folder).returncode == 0
     assert shell("curate run wikipedia --out corpus --engine inline", folder).returncode == 0
+    (folder / "small.json").write_text(json.dumps(SMALL))
     return folder
 
 
@@ -91,11 +95,20 @@ def shell(command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def smaller(line: str) -> str:
+    """A training of the README, with a model and a number of steps and processes for a laptop."""
+    line = re.sub(r"--model \S+", "--model small.json --steps 3 --device cpu", re.sub(r" --steps \d+", "", line))
+    line = re.sub(r"^curate train corpus$", "curate train corpus --steps 3 --device cpu", line)
+    line = re.sub(r"--nproc-per-node \d+", "--standalone --nproc-per-node 2", line)
+    line = re.sub(r"--workers \d+ --tp \d+", "--workers 2 --tp 2", line)
+    return line + (" --warmup 1 --length 64 --micro-batch 2" if "bench train" in line else "")
+
+
 def test_the_readme_has_its_commands() -> None:
     assert len(COMMANDS) >= 12
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
     made = [shlex.split(c)[1] for c in COMMANDS if c.startswith("make ")]
-    assert {"run", "test"} <= set(made) <= targets
+    assert {"run", "demo", "test"} <= set(made) <= targets
 
 
 @pytest.mark.slow
@@ -108,6 +121,8 @@ def test_a_command_of_the_readme(command: str, folder: Path, crawl: Crawl) -> No
     elif verb not in ON_THE_CORPUS:
         shutil.copytree(folder / "corpus", folder / out)
         line = line.replace(" corpus", f" {out}")
+    if "bench train" in line or re.search(r"\btrain corpus", line):
+        line = smaller(line)
     if "classifier train" in line:
         line += " --min-characters 300"
     if "--dump" in line:
@@ -122,7 +137,10 @@ def test_a_command_of_the_readme(command: str, folder: Path, crawl: Crawl) -> No
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "--address" in c])
 def test_a_cluster_command_of_the_readme(command: str, folder: Path, cluster: str) -> None:
     inner = command.partition(" -- ")[2] or command  # what `ray job submit` runs on the head node
-    line = inner.replace("/shared/crawl", "crawl").replace("/shared/corpus", f"out-{abs(hash(command))}")
+    line = inner.replace("/shared/crawl", "crawl")
+    if " train " in line:
+        line = smaller(line.replace("/shared/corpus", "corpus").replace("/shared/", ""))
+    line = line.replace("/shared/corpus", f"out-{abs(hash(command))}")
     line = line.replace("--address auto", f"--address {cluster}")
     done = shell(line, folder)
     assert done.returncode == 0, f"{line}\n{done.stdout[-1500:]}\n{done.stderr[-1500:]}"

@@ -430,3 +430,12 @@ def test_two_trainings_in_one_folder(corpus: Corpus, tmp_path: Path) -> None:
     finally:
         process.kill()
         process.communicate()
+
+
+def test_out_of_memory_is_one_line(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has ...")
+
+    monkeypatch.setattr("model.stepper.Stepper.step", full)
+    with pytest.raises(RecipeError, match="^CUDA out of memory; a smaller --micro-batch"):
+        go(tiny_settings(corpus, tmp_path / "run"))
