@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
 
 import pytest
 import torch
@@ -143,3 +144,26 @@ def test_adamw_by_hand() -> None:
     change = (new_m / (1 - 0.81)) / math.sqrt(new_v / (1 - 0.9025)) + 0.1 * 2.0
     assert (m.item(), v.item()) == (pytest.approx(new_m), pytest.approx(new_v))
     assert w.item() == pytest.approx(2.0 - 0.1 * change, rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_fused_pass_of_inductor(dtype: torch.dtype) -> None:
+    """What CUDA runs, here by Inductor's code for the CPU: the same numbers, and nothing where a step is left out."""
+    if not any(map(shutil.which, ("g++", "clang++"))):
+        pytest.skip("torch.compile needs a C++ compiler on a CPU")
+    random = torch.Generator().manual_seed(0)
+    master, m, v, g = (torch.rand(10_000, generator=random) for _ in range(4))
+    fused = torch.compile(adamw_, dynamic=False)
+    for made in (1.0, 0.0):
+        found = []
+        for update in (adamw_, fused):
+            given = [x.clone() for x in (master, m, v)]
+            weights = given[0] if dtype == torch.float32 else given[0].to(dtype)
+            gradient = (g if made else g * math.nan).to(dtype)
+            update(weights, *given, gradient, torch.tensor([1e-2, 0.5, 0.19, 0.0975, made]), 0.1, 0.9, 0.95, 1e-8)
+            found.append([weights.float(), *given])
+        for a, b in zip(*found, strict=True):
+            assert torch.allclose(a, b, rtol=1e-6, atol=1e-7)
+        if not made:
+            assert all(torch.equal(a, b) for a, b in zip(found[1][1:], (master, m, v), strict=True))
