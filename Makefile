@@ -1,5 +1,5 @@
 # Everything here stays inside the checkout: the environment in .venv, and in it the cache of kernels and models.
-.PHONY: help setup setup-test kernels run test lint types quick bench clean
+.PHONY: help setup setup-train setup-test kernels run demo test lint types quick bench clean
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 VENV := .venv
@@ -9,10 +9,10 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
 export CURATE_CACHE ?= $(CURDIR)/$(VENV)/cache
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
-OUT ?= corpus
 
 help:
 	@echo "make run     the main job on the embedded sample (sets up .venv first)"
+	@echo "make demo    all seven samples up to a trained model that writes text (installs torch; some minutes)"
 	@echo "make test    all tests, types and style"
 	@echo "make bench   speed of every stage beside other tools, MB/s per core"
 	@echo "make clean   remove .venv"
@@ -24,15 +24,25 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	@$(INSTALL) --editable .
 	@touch $@
 
-$(VENV)/ready-test: $(VENV)/ready
-	@$(INSTALL) --editable ".[test]"
+# torch comes as the build for CPUs where the machine's package index has one, else with CUDA (some gigabytes).
+$(VENV)/ready-train: $(VENV)/ready
+	@echo "setting up torch in $(VENV) (minutes, by the network) ..."
+	@$(INSTALL) --editable ".[train]"
+	@touch $@
+
+$(VENV)/ready-test: $(VENV)/ready-train
+	@$(INSTALL) --editable ".[test,train]"
 	@touch $@
 
 setup: $(VENV)/ready
+setup-train: $(VENV)/ready-train
 setup-test: $(VENV)/ready-test
 
 run: setup
-	$(BIN)/curate run commoncrawl --out $(OUT)
+	$(BIN)/curate run commoncrawl --out $(or $(OUT),corpus)
+
+demo: setup-train
+	$(BIN)/curate run all --out $(or $(OUT),corpus-all)
 
 test: setup-test lint types kernels
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -90,7 +90,8 @@ def _add_run(commands: Any) -> None:
         "run a recipe and commit a corpus; run again to go on where it was stopped",
         "curate run commoncrawl 'crawl/*.warc.wet.gz' --out corpus --languages en,de --set language.min_score=0.65",
     )
-    run.add_argument("recipe", metavar="RECIPE", help="commoncrawl, or one of your own module (--pipelines)")
+    run.add_argument("recipe", metavar="RECIPE", help="commoncrawl, c4 and so on; one of your own (--pipelines); "
+                     "or all: the seven samples and what is made of them, up to a trained model")  # fmt: skip
     run.add_argument("inputs", metavar="INPUT", nargs="*", help="files, folders, globs, http(s):// or s3:// addresses; "
                      "none: the embedded sample")  # fmt: skip
     run.add_argument("--out", default="corpus", metavar="DIR", help="where the corpus is written (default: corpus)")
@@ -139,6 +140,8 @@ def _given(args: argparse.Namespace) -> dict[str, str]:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.recipe == "all":
+        return _run_all(args)
     from curate.engine import run
     from curate.progress import Progress
     from curate.report import alarms, summary
@@ -164,6 +167,30 @@ def _run(args: argparse.Namespace) -> int:
     print(f"written to {args.out}: documents in {args.out}/*/documents/*.arrow; look at {args.out}/report.html")
     print(f"then:  curate report {args.out} | curate verify {args.out} | curate why {args.out} URL")
     return _verdict(outcome.report, alarms(outcome.report))
+
+
+def _run_all(args: argparse.Namespace) -> int:
+    from curate.errors import RecipeError
+    from curate.progress import Progress
+    from curate.training import require_torch
+
+    options = {"an input": args.inputs, "--languages": args.languages, "--from": args.kind != "wet",
+               "--dump": args.dump, "--base": args.base, "--limit": args.limit, "--set": args.settings,
+               "--allow-private-addresses": args.allow_private_addresses, "--strict": args.strict,
+               "--pipelines": args.pipelines != "pipelines.llama"}  # fmt: skip
+    for name, given in options.items():
+        if given not in (None, False, []):
+            raise RecipeError(f"run all takes the samples and the paper's settings: {name} is of a single recipe")
+    require_torch()
+    from pipelines.everything import everything, summary
+
+    progress = Progress.silent() if args.quiet else Progress.stderr()
+    done = everything(args.out, workers=args.workers, address=args.address, engine=args.engine, progress=progress)
+    print(summary(done))
+    print(f"then:  curate verify {args.out} | curate mix {args.out} --audit | curate trace {args.out} --step 0 --row 0")
+    if done.alarms:
+        print("\n".join(f"curate: {line}" for line in done.alarms), file=sys.stderr)
+    return DAMAGE if done.alarms else DONE
 
 
 def _plan(args: argparse.Namespace) -> int:

@@ -5,7 +5,9 @@
 
 The texts lie in `wikipedia/texts.txt`. Around them the builder puts the markup that Wikipedia has and an author of
 plain text does not write, in the wiki's own words: what `text_of` says must be left of it. A dump holds two articles,
-a redirect, a page that tells names apart and one of another namespace. Nothing depends on a clock or on chance.
+a redirect, a page that tells names apart and one of another namespace. The English one has the articles of
+`wikipedia/articles.txt`, too, which cite pages of the sample crawl: text enough for a small language model, and what a
+reference classifier needs. Nothing depends on a clock or on chance.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ FIELDS = tuple(_FIELDS.split())
 _NAMESPACES = "Media Special - Talk User - - - File - - - Template - - - Category"
 NAMESPACES = tuple(_NAMESPACES.split())
 FORMULA = r"Q = \frac{v}{{t}}"
+FIRST_ID = 100  # of the articles of `articles.txt`
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,13 @@ def wikis() -> list[Wiki]:
         lines = [line.rstrip("\n") for line in file if not line.startswith("#")]
     size = len(FIELDS)
     return [Wiki(dict(zip(FIELDS, lines[i : i + size], strict=True))) for i in range(0, len(lines), size)]
+
+
+def articles() -> dict[str, str]:
+    """Wikitext of the English articles by title."""
+    with open(FOLDER / "articles.txt", encoding="utf-8") as file:
+        blocks = file.read().split("\n=== ")[1:]
+    return {title: text.strip() for title, _, text in (block.partition("\n") for block in blocks)}
 
 
 def _article(w: Wiki) -> str:
@@ -105,6 +115,8 @@ def _pages(w: Wiki) -> Iterator[tuple[int, str, int, str, str]]:
     yield 15, f"{w['template']}:Mill", 10, "", "{{{1}}}"
     listed = f"* [[{title}]]\n* [[{w['other']}]]\n\n{{{{{w['disambiguation']}}}}}"
     yield 21, title.split()[0], 0, "", listed
+    for number, (name, text) in enumerate(articles().items() if w["lang"] == "en" else (), FIRST_ID):
+        yield number, name, 0, "", text
 
 
 def _head(w: Wiki) -> str:
@@ -130,12 +142,17 @@ def _page(number: int, title: str, space: int, target: str, text: str) -> str:
     redirect = f'    <redirect title="{escape(target)}" />\n' if target else ""
     return (
         f"  <page>\n    <title>{escape(title)}</title>\n    <ns>{space}</ns>\n    <id>{number}</id>\n{redirect}"
-        f"    <revision>\n      <id>{number + 1000}</id>\n      <timestamp>2022-07-{number:02}T10:20:30Z</timestamp>\n"
+        f"    <revision>\n      <id>{number + 1000}</id>\n      <timestamp>{_stamp(number)}</timestamp>\n"
         "      <contributor>\n        <username>Sample</username>\n        <id>1</id>\n      </contributor>\n"
         "      <model>wikitext</model>\n      <format>text/x-wiki</format>\n"
         f'      <text bytes="{len(text.encode())}" xml:space="preserve">{escape(text, {chr(34): "&quot;"})}</text>\n'
         "      <sha1>0</sha1>\n    </revision>\n  </page>\n"
     )
+
+
+def _stamp(number: int) -> str:
+    """When a page was edited."""
+    return f"2022-07-{(number - 1) % 28 + 1:02}T10:20:30Z"
 
 
 def build() -> dict[str, bytes]:

@@ -26,7 +26,7 @@ from curate.schema import DOCUMENT, doc_id
 from curate.stage import Split, Tally
 from pipelines.llama import WIKIPEDIA
 from sources import wikipedia
-from sources.samples import build_wikipedia
+from sources.samples import build_wikipedia, reference_urls
 from sources.wikipedia import Wikipedia, cited_urls
 from tests.hostile_server import Request, Server, Wire
 
@@ -92,23 +92,39 @@ def test_language(lang: str) -> None:
     assert rows[0]["url"].startswith(f"https://{lang}.wikipedia.org/wiki/")
     meta = json.loads(rows[0]["meta"])
     assert meta["cited"] == [f"https://example.org/{lang}/mill?a=1&b=2", f"https://example.net/{lang}/mills"]
-    assert [json.loads(r["meta"]).get("disambiguation", False) for r in rows] == [False, False, True]
+    assert [json.loads(r["meta"]).get("disambiguation", False) for r in rows[:3]] == [False, False, True]
+    assert [r["title"] for r in rows[3:]] == (list(build_wikipedia.articles()) if lang == "en" else [])
     assert rows[1]["text"] == f"{w['other']}. {w['source']} {w['end']}"
     assert tally.skipped == {"redirect": 1, "namespace_10": 1} and not tally.failed and not tally.damage
     assert rows[0]["doc_id"] == doc_id("wikipedia", split.name, 7)
 
 
+def test_english_articles_cite_the_sample_crawl() -> None:
+    """Each of them, and nothing else; enough for a classifier (20 pages), in text that is not markup."""
+    split = next(s for s in Wikipedia().plan([]) if s.name.startswith("enwiki"))
+    rows = read(split)[0][3:]
+    cited = {url for row in rows for url in json.loads(row["meta"])["cited"]}
+    assert all(json.loads(row["meta"])["cited"] for row in rows)
+    assert len(cited & {*reference_urls()}) == len(cited) > 50
+    for row in rows:
+        assert 500 < len(row["text"]) < 1200 and not set("[]{}<>|=") & set(row["text"]), row["title"]
+
+
 def test_sample_through_the_recipe(tmp_path: Path) -> None:
+    more = len(build_wikipedia.articles())
+    addresses = 40 + len(
+        {u for text in build_wikipedia.articles().values() for u in re.findall(r"https://[^ |]+", text)}
+    )
     outcome = run(WIKIPEDIA, [], out=tmp_path / "c", engine="inline")
     found = outcome.report["sources"]["wikipedia"]
     assert outcome.report["balances"]
-    assert found["records_in"] == 100 and found["kept"] == 40
+    assert found["records_in"] == 100 + more and found["kept"] == 40 + more
     assert found["dropped"] == {"articles:disambiguation": 20} and found["skipped"] == {
         "redirect": 20,
         "namespace_10": 20,
     }
-    assert cited_urls(tmp_path / "c", tmp_path / "cited.parquet") == 40
-    assert cited_urls(tmp_path / "c", tmp_path / "cited.arrow") == 40
+    assert cited_urls(tmp_path / "c", tmp_path / "cited.parquet") == addresses
+    assert cited_urls(tmp_path / "c", tmp_path / "cited.arrow") == addresses
     table = pq.read_table(tmp_path / "cited.parquet")
     with pa.OSFile(str(tmp_path / "cited.arrow")) as file:
         assert pa.ipc.open_file(file).read_all().equals(table)
@@ -116,7 +132,7 @@ def test_sample_through_the_recipe(tmp_path: Path) -> None:
     assert "https://example.net/sr/mills" in table["url"].to_pylist()
     from curate.reference.pages import cited_keys
 
-    assert len(cited_keys(tmp_path / "cited.arrow")) == 40
+    assert len(cited_keys(tmp_path / "cited.arrow")) == addresses
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "cited.arrow", "cited.parquet"]
 
 
