@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import sys
+from itertools import chain
 from typing import Any
 
 from curate.errors import DONE, RecipeError
@@ -82,7 +85,8 @@ def train(args: argparse.Namespace) -> int:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # whoever reads the lines may go, or its disk be full; training does not end
+        print(line, file=sys.stderr, flush=True)
 
 
 def _quiet(line: str) -> None:
@@ -140,13 +144,28 @@ def generate(args: argparse.Namespace) -> int:
     require_torch()
     from model.generate import load, text
 
-    prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
+    prompt = _prompt(args.prompt)
     loaded = load(Path(args.checkpoint), args.device)
+    pieces = text(loaded, prompt, args.max_tokens, args.temperature, args.top_p, args.seed)
+    first = next(pieces, "")  # what is wrong with the prompt is said before it is shown
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        with contextlib.suppress(OSError):
+            sys.stdout.reconfigure(errors="replace")  # a terminal that has not all characters
     print(prompt, end="", flush=True)
-    for piece in text(loaded, prompt, args.max_tokens, args.temperature, args.top_p, args.seed):
+    for piece in chain((first,), pieces):
         print(piece, end="", flush=True)
     print()
     return DONE
+
+
+def _prompt(given: str) -> str:
+    """The text, or standard input for -. RecipeError: not UTF-8."""
+    try:
+        if given != "-":
+            return given.encode("utf-8", "surrogateescape").decode()
+        return sys.stdin.buffer.read().decode() if sys.stdin else ""
+    except UnicodeError as error:
+        raise RecipeError(f"--prompt: not UTF-8: {error}") from None
 
 
 def export_hf(args: argparse.Namespace) -> int:
@@ -159,7 +178,7 @@ def export_hf(args: argparse.Namespace) -> int:
     from model.checkpoint import find
     from model.export_hf import export, sample_texts
 
-    corpus = Path(args.corpus or find(Path(args.dir)).record["corpus"])
+    corpus = Path(args.corpus or str(find(Path(args.dir)).record.get("corpus")))
     if not (corpus / "corpus.json").is_file():
         raise RecipeError(f"{corpus}: the corpus is not there, and the tokenizers are compared on its documents; give "
                           "--corpus DIR")  # fmt: skip

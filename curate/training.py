@@ -27,6 +27,8 @@ def train(
     model = os.path.abspath(settings.model) if settings.model.endswith(".json") else settings.model
     corpus, run = os.path.abspath(settings.corpus), os.path.abspath(settings.run)  # workers stand in another folder
     settings = replace(settings, model=model, corpus=corpus, run=run)
+    if workers is not None and workers < 1:
+        raise RecipeError(f"--workers {workers}: must be at least 1")
     if workers is None and address is None:
         from model.train import Hooks
         from model.train import train as train_here

@@ -14,8 +14,10 @@ A checkpoint can be read by any number of ranks: a rank takes the pieces that ov
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -32,14 +34,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from curate.errors import RecipeError, StoreError
-from curate.store import disk_errors, file_digest, read_json, replace_file, sync_folder, to_json
+from curate.store import disk_errors, file_digest, replace_file, sync_folder, to_json
+from model.llama import Transformer
 from model.parallel import World, local_part, place_of
+from model.run_folder import read_record
+from model.shapes import shape_of
 
 FORMAT = 1
 RECORD = "checkpoint.json"
 TOKENIZER = "tokenizer.model"
+_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float64: "F64"}  # as safetensors names them
 PATIENCE = 1800.0  # seconds that rank 0 waits for the other ranks' files
-_NAME = re.compile(r"^step-(\d{8,})$")
+_NAME = re.compile(r"^step-([0-9]{8}|[1-9][0-9]{8,17})$")
+_FILE = re.compile(r"^(rank-[0-9]{5}\.safetensors|tokenizer\.model)$")
 
 
 @dataclass(frozen=True)
@@ -84,19 +91,57 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     path = folder / RECORD
     if not path.is_file():
         raise StoreError(f"{path}: there is no checkpoint")
-    record = read_json(path)
+    record = read_record(path)
     sealed = isinstance(record, dict) and record.pop("record_sha256", None) == _seal(record)
     if not sealed or not isinstance(record.get("files"), dict):
         raise StoreError(f"{path}: damaged, its own digest is another")
     if record.get("format") != FORMAT:
         raise StoreError(f"{path}: of format {record.get('format')}, this version reads {FORMAT}")
+    _check_record(folder, record)
     return Checkpoint(folder, record)
+
+
+def _check_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """StoreError where a record says what none of ours can: it has its own digest, so this is no accident."""
+    try:
+        step = _whole(record["step"])
+        if (named := _NAME.match(folder.name)) and int(named[1]) != step:
+            raise ValueError(f"it is of step {step}")
+        for name, facts in record["files"].items():
+            if not _FILE.match(name) or _whole(facts["bytes"]) < 0 or not isinstance(facts["sha256"], str):
+                raise ValueError(f"it names a file {name[:80]!r}")
+        numbers = sum(_check_tensor(key, entry, record["files"]) for key, entry in record["tensors"].items())
+        if 4 * numbers > sum(facts["bytes"] for facts in record["files"].values()):
+            raise ValueError("it has more numbers than bytes")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StoreError(f"{folder / RECORD}: not a checkpoint's record: {error}") from None
+
+
+def _check_tensor(key: str, entry: Mapping[str, Any], files: Mapping[str, Any]) -> int:
+    """The numbers in a tensor; its pieces lie in files of the record and within its shape."""
+    shape = [_whole(n) for n in entry["shape"]]
+    for piece in entry["pieces"]:
+        inside = all(
+            _whole(b) >= 0 and _whole(n) >= 0 and b + n <= whole
+            for b, n, whole in zip(piece["begin"], piece["size"], shape, strict=True)
+        )
+        if not inside or piece["file"] not in files:
+            raise ValueError(f"a piece of {key[:80]!r} lies elsewhere")
+    return math.prod(shape)
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{str(value)[:40]!r} should be a whole number")
+    return value
 
 
 def verified(folder: Path) -> Checkpoint:
     """Open a checkpoint all of whose bytes are as they were written; StoreError names what is not."""
     found = open_checkpoint(folder)
-    if problems := found.problems():
+    with disk_errors(folder):
+        problems = found.problems()
+    if problems:
         raise StoreError("; ".join(problems))
     return found
 
@@ -152,7 +197,12 @@ def _fill_one(
     for piece in {tuple(p["begin"]): p for p in pieces}.values():  # parts that ranks share are there several times
         name = piece["file"]
         if name not in files:
-            files[name] = safe_open(checkpoint.folder / name, "pt")
+            with disk_errors(checkpoint.folder):
+                files[name] = safe_open(checkpoint.folder / name, "pt")
+        view = files[name].get_slice(key)
+        if (view.get_shape(), view.get_dtype()) != (piece["size"], _DTYPES.get(tensor.dtype)):
+            raise StoreError(f"{checkpoint.folder / name}: {key} is {view.get_dtype()} {view.get_shape()}, the record "
+                             f"says {_DTYPES.get(tensor.dtype)} {piece['size']}")  # fmt: skip
         inside = [
             (max(s.start, b), min(s.stop, b + n)) for s, b, n in zip(place, piece["begin"], piece["size"], strict=True)
         ]
@@ -160,11 +210,31 @@ def _fill_one(
             continue
         source = tuple(slice(a - begin, b - begin) for (a, b), begin in zip(inside, piece["begin"], strict=True))
         target = tuple(slice(a - s.start, b - s.start) for (a, b), s in zip(inside, place, strict=True))
-        data = files[name].get_slice(key)[source] if source else files[name].get_tensor(key)
+        data = view[source] if source else files[name].get_tensor(key)
         local[target].copy_(data)
         filled += data.numel()
     if filled != local.numel():
         raise StoreError(f"{checkpoint.folder}: {key} is not whole: {filled:,} of {local.numel():,} numbers")
+
+
+def model_of(checkpoint: Checkpoint) -> Transformer:
+    """The model of a checkpoint's shape, on the meta device. StoreError: its weights are of another shape."""
+    tensors = checkpoint.record["tensors"]
+    there = {key: entry["shape"] for key, entry in tensors.items() if key.startswith("weights/")}
+    try:
+        shape = shape_of(checkpoint.record["shape"])
+        if shape.n_layers > len(there):
+            raise RecipeError(f"{shape.n_layers:,} layers, {len(there):,} weights")
+        with torch.device("meta"):
+            model = Transformer(shape)
+    except (KeyError, RecipeError) as error:
+        raise StoreError(f"{checkpoint.folder}: has no model's shape: {error}") from None
+    wanted = {f"weights/{name}": list(tensor.shape) for name, tensor in model.named_parameters()}
+    if wrong := sorted(k for k in wanted.keys() | there.keys() if wanted.get(k) != there.get(k)):
+        key = wrong[0]
+        raise StoreError(f"{checkpoint.folder}: {key} is {there.get(key, 'missing')}, the model of its shape has "
+                         f"{wanted.get(key, 'none')}")  # fmt: skip
+    return model
 
 
 def load_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -195,7 +265,7 @@ class Saver:
             with disk_errors(run):
                 (run / "checkpoints").mkdir(parents=True, exist_ok=True)
                 for left in (run / "checkpoints").glob(".part-*"):  # of attempts that died
-                    shutil.rmtree(left)
+                    _remove(left)
 
     def save(self, step: int, tensors: Iterable[tuple[str, Tensor]], state: Mapping[str, Any]) -> None:
         """Copy and return; the rest is done in the background. Waits for the one before; raises its error."""
@@ -233,6 +303,8 @@ class Saver:
         try:
             with disk_errors(self.run):
                 self._write(*arguments)
+        except SafetensorError as error:  # how it says that a disk is full
+            self._error = StoreError(f"{self.run}: a checkpoint of step {arguments[0]} could not be written: {error}")
         except BaseException as error:  # noqa: BLE001 - raised by `wait`, in the caller's thread
             self._error = error
 
@@ -268,7 +340,8 @@ class Saver:
             target.rename(part.with_name(f".part-{self.token}-old-{step:08d}"))
         part.rename(target)
         sync_folder(target.parent)
-        shutil.rmtree(part.with_name(f".part-{self.token}-old-{step:08d}"), ignore_errors=True)
+        with contextlib.suppress(OSError):
+            _remove(part.with_name(f".part-{self.token}-old-{step:08d}"))
 
     def _all_ranks(self, part: Path) -> Iterator[dict[str, Any]]:
         """Facts of every rank's file, as they come; no collective, which a thread could not call safely."""
@@ -287,7 +360,30 @@ class Saver:
         for old in [s for s in steps(self.run) if s < step][: -(self.keep - 1) or None]:
             gone = self.run / "checkpoints" / f".part-{self.token}-gone-{old:08d}"
             folder_of(self.run, old).rename(gone)  # at once, so that no half of one is ever seen
-            shutil.rmtree(gone)
+            _remove(gone)
+
+
+def set_aside(run: Path, step: int, token: str) -> list[str]:
+    """Rename the checkpoints after a step, so that a run goes on from it and not from them; returns the new names.
+
+    The newest first: whatever is left when the process dies is what a run without them has.
+    """
+    names = []
+    with disk_errors(run):
+        for later in reversed([s for s in steps(run) if s > step]):
+            names.append(f"aside-{later:08d}-{token}")
+            folder_of(run, later).rename(run / "checkpoints" / names[-1])
+        if names:
+            sync_folder(run / "checkpoints")
+    return names[::-1]
+
+
+def _remove(path: Path) -> None:
+    """A folder with all in it; of a link or a file, itself."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path)
 
 
 def _sync(path: Path) -> None:

@@ -259,6 +259,12 @@ class Data:
             tokens[row, : len(found)], targets[row] = found, len(found) - 1
         return tokens, targets
 
+    def check_ids(self, tokens: Any, where: str) -> None:
+        """StoreError for an id that the model has no row for: a device would read what lies beyond."""
+        if len(tokens) and (most := int(tokens.max())) >= self.plan["vocabulary"]:
+            raise StoreError(f"{where}: a shard has id {most:,}, the vocabulary ends at {self.plan['vocabulary']:,}: "
+                             "it is damaged; curate mix --audit reads all of them again")  # fmt: skip
+
     def _held(self, source: str) -> Stream:
         plan, trained = self.plan, self.streams[self.order.sources.index(source)]
         entry = held_out_entry(plan["sources"][source])

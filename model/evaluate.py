@@ -33,6 +33,7 @@ def held_out(stepper: Stepper, data: Data, rows: int, bytes_of: Tensor) -> dict[
 def _add_source(stepper: Stepper, data: Data, source: str, rows: int, bytes_of: Tensor, sums: Tensor) -> None:
     world, micro = stepper.world, stepper.how.micro_batch
     tokens, counts = data.held_out(source, rows, world.dp_rank, world.dp)
+    data.check_ids(tokens, f"{source}, held out")
     most = math.ceil(rows / world.dp)  # of a rank
     calls = math.ceil(most / micro)  # the same on all ranks: FSDP's collectives are called in step
     for call in range(calls):

@@ -26,9 +26,9 @@ from torch import Tensor
 
 from curate.errors import RecipeError, StageError, StoreError
 from curate.store import disk_errors, sync_folder
-from model.checkpoint import TOKENIZER, Checkpoint, find, load_weights
+from model.checkpoint import TOKENIZER, Checkpoint, find, load_weights, model_of
 from model.llama import Transformer
-from model.shapes import Shape, shape_of
+from model.shapes import Shape
 from tokenizer.encode import Encoder, read_model
 from tokenizer.export import NO_TRAP, TRAP, write_export
 
@@ -66,6 +66,8 @@ def export(path: Path, out: Path, texts: Sequence[str], dtype: str = "float32") 
         raise RecipeError(f"--dtype {dtype}: there is {', '.join(DTYPES)}")
     if not texts:
         raise RecipeError("there is no text to compare the tokenizers with")
+    if out.is_symlink():
+        raise RecipeError(f"{out}: is a link; give a new folder")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RecipeError(f"{out}: is there already; give a new folder")
     found = find(path)
@@ -87,7 +89,7 @@ def export(path: Path, out: Path, texts: Sequence[str], dtype: str = "float32") 
 
 def write(found: Checkpoint, folder: Path, dtype: torch.dtype) -> None:
     """All files, unproved."""
-    shape = shape_of(found.record["shape"])
+    shape = model_of(found).shape
     _write_weights(hf_weights(shape, load_weights(found), dtype), folder)
     bos, eos = _special(found)
     for name, value in (("config.json", config(shape, bos, eos, dtype)), ("generation_config.json", {
@@ -96,7 +98,10 @@ def write(found: Checkpoint, folder: Path, dtype: torch.dtype) -> None:
         (folder / name).write_text(json.dumps(value, indent=2) + "\n")
     shutil.copyfile(found.folder / TOKENIZER, folder / TOKENIZER)
     write_export(folder / TOKENIZER, folder)
-    (folder / "README.md").write_text(card(found, shape))
+    try:
+        (folder / "README.md").write_text(card(found, shape))
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{found.folder}: not a checkpoint of a training: {error}") from None
 
 
 def hf_name(name: str) -> str:
@@ -199,8 +204,7 @@ def verify(found: Checkpoint, folder: Path, texts: Sequence[str], dtype: torch.d
 
 def _ours(found: Checkpoint, dtype: torch.dtype) -> Transformer:
     """Our model with weights rounded as they were written, in fp32."""
-    with torch.device("meta"):
-        model = Transformer(shape_of(found.record["shape"]))
+    model = model_of(found)
     weights = {name: tensor.to(dtype).float() for name, tensor in load_weights(found).items()}
     model.load_state_dict(weights, assign=True)
     return model.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,12 @@ import torch
 from torch import Tensor
 
 from curate.errors import RecipeError, StoreError
-from model.checkpoint import TOKENIZER, Checkpoint, find, load_weights
+from model.checkpoint import TOKENIZER, Checkpoint, find, load_weights, model_of
 from model.llama import Transformer, attention_kernels
-from model.shapes import shape_of
+from model.parallel import device_of
 from tokenizer.encode import Encoder
 
+COLDEST = 1e-6  # below it a logit divided by it may be no number; only the most likely token has a share anyway
 REPLACEMENT = "�"
 
 
@@ -31,14 +33,12 @@ class Loaded:
 def load(path: Path, device: str | None = None, dtype: torch.dtype = torch.float32) -> Loaded:
     """The model of a checkpoint or of a run's newest one. StoreError: missing or damaged."""
     found = find(path)
-    with torch.device("meta"):
-        model = Transformer(shape_of(found.record["shape"]))
+    where, model = device_of(device), model_of(found)
     model.load_state_dict(load_weights(found), assign=True)
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     tokenizer = found.folder / TOKENIZER
     if not tokenizer.is_file():
         raise StoreError(f"{tokenizer}: missing")
-    encoder = Encoder(tokenizer, sha256=str(found.record["tokenizer"]))
+    encoder = Encoder(tokenizer, sha256=str(found.record.get("tokenizer")))
     return Loaded(model.to(where, dtype).eval(), encoder, found)
 
 
@@ -51,8 +51,9 @@ def tokens(
 
     `temperature` 0 takes the most likely one. RecipeError: settings out of range, or a prompt that leaves no room.
     """
-    if n < 1 or temperature < 0 or not 0 < top_p <= 1:
-        raise RecipeError("--max-tokens must be at least 1, --temperature at least 0, --top-p above 0 and at most 1")
+    if n < 1 or not 0 <= temperature < math.inf or not 0 < top_p <= 1 or not -(2**63) <= seed < 2**63:
+        raise RecipeError("--max-tokens must be at least 1, --temperature at least 0, --top-p above 0 and at most "
+                          "1, --seed of 64 bits")  # fmt: skip
     room = model.shape.length
     if not prompt or len(prompt) >= room:
         raise RecipeError(f"the prompt has {len(prompt):,} tokens; the model takes 1 to {room - 1:,}")
@@ -73,10 +74,13 @@ def tokens(
 
 def draw(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
     """One token of (V,) logits: from the fewest most likely ones that together have a share of `top_p`."""
-    if temperature == 0:
+    if not bool(torch.isfinite(logits).all()):
+        raise StoreError("the model gives logits that are no numbers: its weights are damaged, or training diverged")
+    if temperature < COLDEST:
         return int(logits.argmax())
     shares, order = (logits / temperature).softmax(-1).sort(descending=True, stable=True)
     before = shares.cumsum(-1) - shares
+    before[0] = -1.0  # the first one stays, however small `top_p` is in fp32
     shares = torch.where(before < top_p, shares, 0.0)
     return int(order[torch.multinomial(shares / shares.sum(), 1, generator=generator)])
 

@@ -144,7 +144,7 @@ class TransformerBlock(nn.Module):
         """(B, T, D) -> (B, T, D)."""
         return self._trained(x, cos, sin) if cache is None else self._forward(x, cos, sin, cache)
 
-    def compile(self) -> None:  # type: ignore[override]
+    def compile(self) -> None:
         """Compile the pass without a cache, once for all layers. FSDP's hooks stay outside, recomputing inside."""
         object.__setattr__(self, "_trained", torch.compile(self._trained, fullgraph=True, dynamic=False))
 

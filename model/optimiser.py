@@ -19,7 +19,6 @@ from torch import Tensor
 from model.flat import Flat
 from model.parallel import local_part
 
-
 PART = 1 << 30  # numbers that one launch updates: places in it fit 32 bits
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from curate.errors import RecipeError
+from curate.errors import CurateError, RecipeError, StoreError
 from model.llama import Transformer, initial
 
 WAIT = datetime.timedelta(minutes=20)  # for a rank that is behind, before all give up
@@ -60,6 +61,17 @@ class World:
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return bool(found)
 
+    def first(self, act: Callable[[], Any]) -> None:
+        """Rank 0 does it; where it fails there, all fail: none waits for a rank that has gone."""
+        error: CurateError | None = None
+        if self.rank == 0:
+            try:
+                act()
+            except CurateError as e:
+                error = e
+        if self.any(error is not None):
+            raise error or StoreError("rank 0 could not go on, and says why")
+
     def wait(self) -> None:
         """For all ranks to come here."""
         if self.size > 1:
@@ -71,13 +83,30 @@ def in_group() -> bool:
     return dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def join(device: str | None = None, tp: int = 1) -> World:
-    """Find the device and the other processes. RecipeError: a device that is not there, a `tp` that does not divide."""
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+def device_of(given: str | None) -> torch.device:
+    """A device by name; CUDA's without a number: that of this process. RecipeError: it is not there."""
+    kind = given or ("cuda" if torch.cuda.is_available() else "cpu")
     if kind.startswith("cuda") and not torch.cuda.is_available():
         raise RecipeError("--device cuda: this torch sees no CUDA device")
-    found = torch.device("cuda", local) if kind == "cuda" else torch.device(kind)
+    try:
+        found = torch.device(kind)
+    except RuntimeError:
+        raise RecipeError(f"--device {kind}: there is cuda and cpu") from None
+    if found.type not in ("cuda", "cpu"):
+        raise RecipeError(f"--device {kind}: there is cuda and cpu")
+    if found.type == "cpu":
+        return torch.device("cpu")
+    number = int(os.environ.get("LOCAL_RANK", "0")) if found.index is None else found.index
+    if number >= torch.cuda.device_count():
+        raise RecipeError(
+            f"--device {kind}: there are {torch.cuda.device_count()} CUDA devices, this is number {number}"
+        )
+    return torch.device("cuda", number)
+
+
+def join(device: str | None = None, tp: int = 1) -> World:
+    """Find the device and the other processes. RecipeError: a device that is not there, a `tp` that does not divide."""
+    found = device_of(device)
     if found.type == "cuda":
         torch.cuda.set_device(found)
     ours = in_group() and not dist.is_initialized()

@@ -9,22 +9,26 @@ RUN/loss.html           the curves as a page
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from curate.errors import RecipeError
-from curate.store import read_json, replace_file, to_json
+from curate.errors import RecipeError, StoreError
+from curate.store import disk_errors, read_json, replace_file, sync_folder, to_json
 from model.shapes import Shape, find_shape
 
 PAPER_WARMUP = 2000
 WARMUP_SHARE = 0.1  # of a run too short for 2,000 steps
 DTYPES = ("float32", "bfloat16")
 POLICIES = ("none", "paper", "full")  # of model.recompute
+FEWEST_EPS = 1e-30  # below, Adam's eps is zero in fp32, and 0 / 0 no number
+LONGEST_LINE = 1 << 24  # bytes of the log; more in one line is no line of ours
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,20 @@ class Settings:
         at_least_one = ("steps", "micro_batch", "tp", "eval_every", "save_every", "keep", "log_every", "max_skips")
         for name in at_least_one:
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise RecipeError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+            if value is not None and not 1 <= value <= sys.maxsize:
+                raise RecipeError(f"--{name.replace('_', '-')} {value}: must be at least 1, at most {sys.maxsize}")
+        for name in ("warmup", "eval_rows"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= sys.maxsize:
+                raise RecipeError(f"--{name.replace('_', '-')} {value}: must be at least 0, at most {sys.maxsize}")
         for name in ("lr", "clip", "eps", "max_hours", "spike_sigma"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise RecipeError(f"--{name.replace('_', '-')} {value}: must be above zero")
+        if self.eps < FEWEST_EPS:
+            raise RecipeError(f"--eps {self.eps}: must be at least {FEWEST_EPS}")
+        if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
+            raise RecipeError(f"--weight-decay {self.weight_decay}: must be a number, zero or above")
         if self.recompute not in (None, *POLICIES):
             raise RecipeError(f"--recompute {self.recompute}: there is {', '.join(POLICIES)}")
         if self.dtype not in (None, *DTYPES):
@@ -116,24 +128,42 @@ def resolve(settings: Settings, plan: Mapping[str, Any], dtype: str) -> tuple[Re
     ), warnings  # fmt: skip
 
 
-def claim(run: Path, resolved: Resolved, facts: Mapping[str, Any]) -> None:
-    """Write run.json, or compare with the one that is there. RecipeError names the first setting that differs."""
-    path, record = run / "run.json", resolved.record()
+def claim(run: Path, resolved: Resolved) -> None:
+    """Compare with the run.json that is there. RecipeError names the first setting that differs."""
+    path = run / "run.json"
+    for name in ("run.json", "log.jsonl"):  # of writers that were killed
+        for left in run.glob(f".{name}.*"):
+            left.unlink(missing_ok=True)
     if not path.exists():
-        if (run / "checkpoints").is_dir() and any((run / "checkpoints").glob("step-*")):
-            raise RecipeError(f"{run}: has checkpoints and no run.json; give another --out")
-        replace_file(path, to_json({"format": 1, "settings": record, **facts}))
-        return
-    there = read_json(path)
+        return  # a checkpoint has the settings, too, and is compared when it is read
+    there = read_record(path)
     before = there.get("settings") if isinstance(there, dict) else None
     if not isinstance(before, dict):
         raise RecipeError(f"{path}: is not of a training run; give another --out")
-    for name, value in record.items():
+    compare(run, before, resolved)
+
+
+def compare(run: Path, before: Mapping[str, Any], resolved: Resolved) -> None:
+    """RecipeError names the first setting that differs from those that a run or a checkpoint was made with."""
+    for name, value in resolved.record().items():
         if before.get(name) != value:
             was, now = _shown(name, before.get(name), value)
             raise RecipeError(f"{run}: was begun with {name} {was}, now it is {now}; give another --out, or the old "
                               "setting to go on")  # fmt: skip
-    replace_file(path, to_json({**there, **facts}))
+
+
+def write_facts(run: Path, resolved: Resolved, facts: Mapping[str, Any]) -> None:
+    """Write run.json; when all is ready, so that a start that failed binds nobody to its settings."""
+    replace_file(run / "run.json", to_json({"format": 1, "settings": resolved.record(), **facts}))
+
+
+def read_record(path: Path) -> Any:
+    """A JSON file of ours. StoreError: damaged, nested without end, or not to be read."""
+    try:
+        with disk_errors(path):
+            return read_json(path)
+    except RecursionError:
+        raise StoreError(f"{path}: damaged, not JSON of ours (nested too deeply)") from None
 
 
 def _shown(name: str, was: Any, now: Any) -> tuple[str, str]:
@@ -150,37 +180,51 @@ class Log:
     def __init__(self, run: Path, from_step: int) -> None:
         """Keep lines of steps below `from_step` (a held-out line of that step, too), and open for more."""
         self.path = run / "log.jsonl"
-        kept, self.dropped = [], 0
-        if self.path.exists():
-            with open(self.path, "rb") as f:
-                for line in f:
-                    if _stays(line, from_step):
-                        kept.append(line)
-                    else:
-                        self.dropped += 1
-            replace_file(self.path, b"".join(kept))
-        self._file = open(self.path, "ab", buffering=0)
+        with disk_errors(self.path):
+            self.dropped = _cut(self.path, from_step) if self.path.exists() else 0
+            self._file = open(self.path, "ab")
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append one; numbers that JSON does not have become strings."""
-        self._file.write((json.dumps(_plain(line), ensure_ascii=False, allow_nan=False) + "\n").encode())
+        with disk_errors(self.path):
+            self._file.write((json.dumps(_plain(line), ensure_ascii=False, allow_nan=False) + "\n").encode())
+            self._file.flush()  # all of the line, or an error: without a buffer a full disk takes a part and says so
 
     def sync(self) -> None:
         """Make what was written durable: a checkpoint must not be ahead of the log."""
-        os.fsync(self._file.fileno())
+        with disk_errors(self.path):
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """End it."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # of a line that found no room; `write` has said so
+            self._file.close()
+
+
+def _cut(path: Path, from_step: int) -> int:
+    """Leave out lines that do not stay, by a new file in place of the old one; returns their number."""
+    part, dropped = path.with_name(f".{path.name}.part"), 0
+    with open(path, "rb") as old, open(part, "wb") as new:
+        while line := old.readline(LONGEST_LINE):
+            if _stays(line, from_step):
+                new.write(line)
+            else:
+                dropped += 1
+        new.flush()
+        os.fsync(new.fileno())
+    os.replace(part, path)
+    sync_folder(path.parent)
+    return dropped
 
 
 def _stays(line: bytes, from_step: int) -> bool:
     try:
         record = json.loads(line)
         step = int(record.get("step", -1))
-        return line.endswith(b"\n") and (step < from_step or (record["kind"] == "held_out" and step == from_step))
-    except (ValueError, KeyError, AttributeError, TypeError):
-        return False  # cut off when the process died
+        kept = step < from_step or (record["kind"] == "held_out" and step == from_step)
+        return kept and line.endswith(b"\n") and isinstance(record["kind"], str)
+    except (ValueError, KeyError, AttributeError, TypeError, OverflowError, RecursionError):
+        return False  # cut off when the process died, or none of ours
 
 
 def _plain(value: Any) -> Any:

@@ -7,12 +7,24 @@ widths come from the released `params.json`. `debug`, `160m` and `1b` are ours, 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from curate.errors import RecipeError, near
+
+MOST = {
+    "dim": 1 << 20,
+    "n_layers": 1 << 14,
+    "n_heads": 1 << 16,
+    "n_kv_heads": 1 << 16,
+    "multiple_of": 1 << 20,
+    "vocabulary": 1 << 26,
+    "length": 1 << 24,
+}  # far above all that was ever trained; more is a slip of the pen
+ABOVE_ZERO = {"ffn_multiplier": 64.0, "norm_eps": 1.0, "rope_theta": 1e12, "lr": 1e9}  # and at most that
 
 
 @dataclass(frozen=True)
@@ -35,10 +47,26 @@ class Shape:
 
     def __post_init__(self) -> None:
         kv = self.n_kv_heads or self.n_heads
+        if wrong := self._out_of_range():
+            raise RecipeError(f"not a model's shape: {wrong}")
         object.__setattr__(self, "n_kv_heads", kv)
-        if self.dim % self.n_heads or self.head_dim % 2 or self.n_heads % kv or min(self.vocabulary, self.length) < 1:
+        if self.dim % self.n_heads or self.head_dim % 2 or self.n_heads % kv or self.head_dim < 2:
             raise RecipeError(f"{self.name}: {self.dim} wide with {self.n_heads} heads and {kv} key-value heads is no "
                               "shape: heads divide the width into even parts, key-value heads the heads")  # fmt: skip
+
+    def _out_of_range(self) -> str:
+        """The first field that is no number of its kind, as a file may give it; "" where all are."""
+        if not isinstance(self.name, str) or not self.name.isprintable() or len(self.name) > 100:
+            return "name must be a short text"
+        for field, most in MOST.items():
+            value, least = getattr(self, field), int(field != "n_kv_heads")
+            if type(value) is not int or not least <= value <= most:
+                return f"{field} is {str(value)[:40]!r}, must be a whole number from {least} to {most:,}"
+        for field, limit in ABOVE_ZERO.items():
+            given = getattr(self, field)
+            if type(given) not in (int, float) or not (0 < given <= limit and math.isfinite(given)):
+                return f"{field} is {str(given)[:40]!r}, must be a number above 0, at most {limit:g}"
+        return ""
 
     @property
     def head_dim(self) -> int:
@@ -108,7 +136,7 @@ SHAPES: Mapping[str, Shape] = {
 def _from_file(path: Path) -> Shape:
     try:
         record = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         said = getattr(error, "strerror", None) or error
         raise RecipeError(f"--model {path}: cannot be read: {said}") from None
     if not isinstance(record, dict):

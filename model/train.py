@@ -9,6 +9,7 @@ knows no Ray. The order of the data is a pure function of the plan, so a checkpo
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import signal
 import sys
@@ -23,14 +24,14 @@ import torch
 import torch.distributed as dist
 
 from curate.errors import INTERRUPTED, CurateError, RecipeError, StoreError
-from curate.store import Corpus, locked
+from curate.store import Corpus, disk_errors, locked
 from model import checkpoint, parallel
 from model.data import Batch, open_data, tensors
 from model.evaluate import held_out
 from model.optimiser import Hyper
 from model.parallel import World
 from model.plan import load_plan, resume_step, state_of
-from model.run_folder import Log, Settings, claim, resolve
+from model.run_folder import Log, Settings, claim, compare, resolve, write_facts
 from model.speed import peak, peak_memory
 from model.stepper import How, Stepper, StepResult, choose, token_bytes
 from model.watch import Watch, by_source, documents_of, worst_rows
@@ -65,16 +66,26 @@ def train(settings: Settings, hooks: Hooks | None = None) -> dict[str, Any]:
     world = parallel.join(settings.device, settings.tp)
     note = (hooks.note or _to_stderr) if world.rank == 0 else _nowhere
     run = Path(settings.run).absolute()
-    lock = locked(run, "train") if world.rank == 0 else contextlib.nullcontext()
     try:
-        run.mkdir(parents=True, exist_ok=True)
-        with lock, _asked_to_stop() as asked:
+        with contextlib.ExitStack() as held, _asked_to_stop() as asked:
+            world.first(lambda: held.enter_context(_taken(run)))
             return _Training(settings, run, world, note, hooks, asked).run()
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
         said = str(error).partition(". ")[0]
         raise RecipeError(f"{said}; a smaller --micro-batch, --recompute full or more processes take less") from error
     finally:
         parallel.leave(world)
+
+
+@contextlib.contextmanager
+def _taken(run: Path) -> Iterator[None]:
+    """The folder of a run, made where it is not there, locked. StoreError: it cannot be, or another has it."""
+    with disk_errors(run):
+        run.mkdir(parents=True, exist_ok=True)
+    with locked(run, "train"):
+        yield
 
 
 def _to_stderr(line: str) -> None:
@@ -132,9 +143,7 @@ class _Training:
         dtype = settings.dtype or ("bfloat16" if device.type == "cuda" else "float32")
         self.resolved, self.warnings = resolve(settings, self.plan, dtype)
         self.tokenizer = _tokenizer(corpus, self.resolved.tokenizer)
-        if world.rank == 0:
-            claim(run, self.resolved, self._facts())
-        world.wait()
+        world.first(lambda: claim(run, self.resolved))
         self.stepper = self._stepper(getattr(torch, dtype))
         self.bytes_of = token_bytes(int(self.plan["vocabulary"]), _bytes_of(self.tokenizer), device)
         self.watch = Watch(settings.spike_sigma, settings.max_skips)
@@ -160,6 +169,7 @@ class _Training:
         rows = order.batch // world.dp if order.batch % world.dp == 0 else 1  # the stepper refuses the other case
         how = How(dtype, s.micro_batch or 1, s.recompute or "none", compiled)
         how = choose(r.shape, rows, order.length, world, s.micro_batch != rows, how, (s.micro_batch, s.recompute))
+        _check_room(r.shape.parameters, world)
         hyper = Hyper(r.lr, 0.1, r.warmup, r.steps, eps=r.eps, weight_decay=r.weight_decay, clip=r.clip)
         return Stepper(r.shape, hyper, how, world, r.seed, order.batch)
 
@@ -167,13 +177,26 @@ class _Training:
         found = self._found()
         if found is None:
             return
-        record = found.record
-        step = resume_step(self.plan, record["data"])
+        try:
+            self.step = resume_step(self.plan, found.record["data"])
+            compare(found.folder, found.record["settings"], self.resolved)
+            self.seconds = float(found.record["progress"]["seconds"])
+            self.watch.restore(found.record["progress"]["watch"])
+            if self.step != found.step:
+                raise ValueError(f"data of step {self.step}")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise StoreError(f"{found.folder}: not a checkpoint of a training: {error}") from None
         checkpoint.fill(found, self.stepper.optimiser.tensors())
         self.stepper.optimiser.loaded()
-        self.step, self.seconds = step, float(record["progress"]["seconds"])
-        self.watch.restore(record["progress"]["watch"])
+        step = self.step
+        if self.settings.resume is not None and self.world.rank == 0:
+            self._set_aside(step)
         self.note(f"going on from step {step:,} ({found.folder})")
+
+    def _set_aside(self, step: int) -> None:
+        """A run that goes back must not jump forward again when it is interrupted."""
+        if names := checkpoint.set_aside(self.folder, step, self.saver.token):
+            self.note(f"later checkpoints are set aside, not removed: {', '.join(names)} in {self.folder}/checkpoints")
 
     def _found(self) -> checkpoint.Checkpoint | None:
         """The checkpoint to go on from: rank 0 looks and verifies, the others are told its step."""
@@ -207,7 +230,8 @@ class _Training:
 
     def _begin(self) -> None:
         r, order, how = self.resolved, self.data.order, self.stepper.how
-        self.log = Log(self.folder, self.step) if self.world.rank == 0 else None
+        self.log: Log | None = None
+        self.world.first(self._open_log)
         self.board = _board(self.folder, self.step, self.note) if self.world.rank == 0 else None
         _, peak_from = peak(self.world.device)
         facts = {
@@ -223,6 +247,10 @@ class _Training:
         for line in self.warnings:
             self.note(f"warning: {line}")
             self._write({"kind": "warning", "step": self.step, "text": line})
+
+    def _open_log(self) -> None:
+        write_facts(self.folder, self.resolved, self._facts())
+        self.log = Log(self.folder, self.step)
 
     # ---- the loop -------------------------------------------------------------------------------------------------
 
@@ -260,9 +288,10 @@ class _Training:
                         pending = None
                     self._save()
                 since = time.monotonic()  # evaluation and saving do not count as training
-                if stop:
+                if stop and self.step < total:
                     self.saver.wait()
-                    raise Stopped(f"{stop}: saved at step {self.step:,} of {total:,}; run the same command to go on")
+                    again = "run the same command" + (" without --resume" if self.settings.resume is not None else "")
+                    raise Stopped(f"{stop}: saved at step {self.step:,} of {total:,}; {again} to go on")
                 if self.step == total:
                     break
         self.saver.wait()
@@ -271,6 +300,7 @@ class _Training:
         return self.step % every == 0
 
     def _one(self, step: int, batch: Batch) -> _Pending:
+        self.data.check_ids(batch.tokens, f"step {step}")
         tokens = batch.tokens.to(self.world.device, non_blocking=True)
         lr = self.stepper.hyper.lr_at(step)
         result = self.stepper.step(tokens, lr, self.bytes_of)
@@ -381,6 +411,15 @@ class _Training:
             self.log.close()
         if self.board is not None:
             self.board.close()
+
+
+def _check_room(parameters: int, world: World) -> None:
+    """RecipeError where weights, gradients and Adam's state are more than this host's memory; CUDA says so itself."""
+    room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if world.device.type == "cpu" and 16 * parameters // world.size > room:
+        raise RecipeError(f"{parameters:,} parameters take {16 * parameters // world.size / 1e9:,.1f} GB on each of "
+                          f"{world.size} processes, this host has {room / 1e9:,.1f} GB; more processes on more hosts, "
+                          "or a smaller --model")  # fmt: skip
 
 
 def _fetched(step: int, lr: float, result: StepResult) -> _Pending:

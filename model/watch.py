@@ -40,7 +40,7 @@ class Watch:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
-        self.window.extend(state["window"])
+        self.window.extend(float(loss) for loss in state["window"])
         self.skipped, self.in_a_row = int(state["skipped"]), int(state["in_a_row"])
 
     def spike(self, loss: float) -> tuple[float, float] | None:
