@@ -29,6 +29,9 @@ def check_fields(barrier: DuplicateBarrier) -> None:
 def scope(name: str, value: int | str) -> int | str:
     """A number of files, or "run"; RecipeError for anything else."""
     try:
-        return value if value == "run" else int(convert(name, value, int))
+        files = value if value == "run" else int(convert(name, value, int))
     except RecipeError:
-        raise RecipeError(f"{name} is {value!r}, must be a number of files or 'run'") from None
+        files = 0
+    if isinstance(files, int) and files < 1:
+        raise RecipeError(f"{name} is {value!r}, must be a number of files or 'run'")
+    return files
