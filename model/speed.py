@@ -26,7 +26,7 @@ def peak(device: torch.device) -> tuple[float, str]:
     return measured(device, dtype), f"a product measured on this {device.type}, {str(dtype).removeprefix('torch.')}"
 
 
-def measured(device: torch.device, dtype: torch.dtype, n: int | None = None, tries: int = 5) -> float:
+def measured(device: torch.device, dtype: torch.dtype, n: int | None = None, tries: int = 25) -> float:
     """FLOP/s of an n x n product, the best of some tries."""
     n = n or (8192 if device.type == "cuda" else 1024)
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
