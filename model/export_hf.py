@@ -195,7 +195,7 @@ def verify(found: Checkpoint, folder: Path, texts: Sequence[str], dtype: torch.d
         if theirs(text, add_special_tokens=False)["input_ids"] != ids:
             raise StageError(f"{folder}: transformers' tokenizer encodes text {number} otherwise than SentencePiece")
         rows += [[encoder.bos, *ids][:ROW_TOKENS]] if len(rows) < ROWS else []
-    model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32, use_safetensors=True).eval()
     ours = _ours(found, dtype)
     if sum(p.numel() for p in model.parameters()) != ours.shape.parameters:
         raise StageError(f"{folder}: transformers' model has another number of parameters")
