@@ -362,7 +362,8 @@ def test_the_stage_drops_below_min_score(made: tuple[Path, dict[str, Any]]) -> N
     for p, why, value in zip(scores, outcome.reason.to_pylist(), outcome.value.to_pylist(), strict=True):
         assert why == ("low_score" if p < limit else None)
         assert value == (f"{math.floor(p * 1000) / 1000:.3f}" if p < limit else None)
-    assert outcome.reason.null_count == len(table) - 60
+    # Two pages may score alike (training in threads differs from run to run): those at the limit are all kept.
+    assert outcome.reason.null_count == sum(p >= limit for p in scores) >= len(table) - 60
     defaults = dict(reference().settings)
     assert defaults == {"min_score": 0.25, "model": None}
     assert reference().models == (("model", "reference"),)
