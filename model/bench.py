@@ -2,12 +2,14 @@
 
 A step is a forward and backward pass over one micro-batch and the optimiser's step, with fp32 master weights and Adam
 state, fed by the real loader from token shards. On a CPU all contenders take turns, step by step, so that what else
-the machine does hits them alike; on CUDA they run one after the other, each with the whole memory.
+the machine does hits them alike; on CUDA they run one after the other, each with the whole memory and as many rows as
+fit into it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import importlib.metadata
 import importlib.util
@@ -31,6 +33,7 @@ from curate.errors import RecipeError
 from curate.store import Corpus
 from model import parallel
 from model.data import Data, Stream, open_data, tensors
+from model.flat import Flat
 from model.llama import Transformer, attention_kernels, initialise
 from model.optimiser import Hyper
 from model.parallel import World
@@ -38,11 +41,12 @@ from model.plan import Order, load_plan
 from model.run_folder import POLICIES
 from model.shapes import Shape, find_shape
 from model.speed import peak, peak_memory, wait
-from model.stepper import How, Stepper, choose
+from model.stepper import CPU_TOKENS, FULL_SPEED, How, Stepper, fitting_rows
 
 RIVALS = ("transformers", "compile", "liger")
 PARITY_STEPS = 10
 PARITY_LAYERS = 2  # of the shape: an fp32 model of all of its layers with its optimiser may not fit
+KEPT_LAYERS, KEPT_ROWS = 2, 2  # that a policy's memory is measured with; layers and rows are alike
 Say = Callable[[str], None]
 
 
@@ -85,35 +89,47 @@ def bench_train(asked: Asked, say: Say) -> dict[str, Any]:
     data = open_data(Corpus(Path(asked.data)), load_plan(Path(asked.data))) if asked.data else None
     vocabulary = int(data.plan["vocabulary"]) if data else 32_000
     length = data.order.length if data else length
-    setting = _setting(asked, find_shape(asked.model or ("1b" if cuda else "debug"), vocabulary, length), length, world)
-    policies = POLICIES if asked.recompute == "all" else (setting.how.recompute,)
-    rivals = _rivals(asked.rivals)
+    shape = find_shape(asked.model or ("1b" if cuda else "debug"), vocabulary, length)
+    settings = {p: _setting(asked, shape, length, world, p) for p in _policies(asked, shape, length, world)}
+    setting = next(iter(settings.values()))
+    contenders = [Contender(f"ours, recompute {p}", s, _ours) for p, s in settings.items()]
+    most = max(s.how.micro_batch for s in settings.values())
+    for name in _rivals(asked.rivals):
+        how = replace(setting.how, micro_batch=most, recompute=asked.recompute if asked.recompute == "full" else "none")
+        contenders.append(Contender(name, replace(setting, how=how), functools.partial(_theirs, name=name)))
     with tempfile.TemporaryDirectory(prefix="curate-bench-") as folder:
-        data = data or random_data(Path(folder), length, setting.how.micro_batch, vocabulary)
-        ours = {
-            f"ours, recompute {p}": _ours(replace(setting, how=replace(setting.how, recompute=p))) for p in policies
-        }
-        makers = {**ours, **{name: _theirs(setting, name) for name in rivals}}
-        rows = _one_by_one(setting, data, makers, say) if cuda else _in_turns(setting, data, makers, say)
-        found = {
-            **_facts(setting),
-            "rows": rows,
-            "parity": parity(setting, data),
-            "activations": _kept(setting, policies),
-        }
+        data = data or random_data(Path(folder), length, most, vocabulary)
+        rows = _one_by_one(data, contenders, say) if cuda else _in_turns(data, contenders, say)
+        found = {**_facts(setting), "rows": rows, "parity": parity(setting, data), "activations": _kept(settings)}
     best = max((r["tok_s"] for r in rows if not r["name"].startswith("ours")), default=None)
-    if best:
-        found["ratio"] = max(r["tok_s"] for r in rows if r["name"].startswith("ours")) / best
+    fastest = max((r["tok_s"] for r in rows if r["name"].startswith("ours")), default=None)
+    if best and fastest:
+        found["ratio"] = fastest / best
     return found
 
 
-def _setting(asked: Asked, shape: Shape, length: int, world: World) -> Setting:
-    cuda = world.device.type == "cuda"
-    dtype = getattr(torch, asked.dtype or ("bfloat16" if cuda else "float32"))
-    how = How(dtype, 1, "none", cuda if asked.compile is None else asked.compile)
-    policy = None if asked.recompute == "all" else asked.recompute
-    rows = 64 * 2048 // length if cuda else 4096 // length  # what a batch could have; the device's memory decides
-    how = choose(shape, max(1, rows), length, world, False, how, (asked.micro_batch, policy))
+def _policies(asked: Asked, shape: Shape, length: int, world: World) -> Sequence[str]:
+    """Which to measure: what is asked for, else those that may be the fastest on this device."""
+    if asked.recompute is not None:
+        return POLICIES if asked.recompute == "all" else (asked.recompute,)
+    if world.device.type != "cuda":
+        return ("none",)
+    dtype = _dtype(asked, world)
+    rows = {p: fitting_rows(shape, length, world, False, dtype, p) for p in POLICIES}
+    fit = [p for p in POLICIES if rows[p] > 0]
+    return [p for i, p in enumerate(fit) if all(rows[p] > rows[q] for q in fit[:i])][:2] or ["full"]
+
+
+def _dtype(asked: Asked, world: World) -> torch.dtype:
+    made = getattr(torch, asked.dtype or ("bfloat16" if world.device.type == "cuda" else "float32"))
+    assert isinstance(made, torch.dtype)
+    return made
+
+
+def _setting(asked: Asked, shape: Shape, length: int, world: World, policy: str) -> Setting:
+    cuda, dtype = world.device.type == "cuda", _dtype(asked, world)
+    rows = fitting_rows(shape, length, world, False, dtype, policy) if cuda else CPU_TOKENS // length
+    how = How(dtype, asked.micro_batch or max(1, rows), policy, cuda if asked.compile is None else asked.compile)
     steps, warmup = asked.steps or (50 if cuda else 5), 20 if cuda else 2
     return Setting(shape, length, how, steps, asked.warmup if asked.warmup is not None else warmup, world)
 
@@ -162,52 +178,74 @@ def random_data(folder: Path, length: int, rows: int, vocabulary: int, steps: in
 Step = Callable[[Tensor], Any]  # one training step on rows (R, L + 1)
 
 
-def _ours(setting: Setting) -> Callable[[], Step]:
-    def make() -> Step:
-        hyper = Hyper(setting.shape.lr, warmup=10, steps=10_000)
-        stepper = Stepper(setting.shape, hyper, setting.how, setting.world, 0, setting.how.micro_batch)
-        sizes = torch.ones(setting.shape.vocabulary, dtype=torch.int32, device=setting.world.device)
-        return lambda tokens: stepper.step(tokens, 1e-4, sizes)
+@dataclass(frozen=True)
+class Contender:
+    """What is measured."""
 
-    return make
+    name: str
+    setting: Setting
+    make: Callable[[Setting], Step]
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is this project's."""
+        return self.name.startswith("ours")
+
+    def smaller(self) -> Contender | None:
+        """What to try where memory was not enough; None: nothing is left.
+
+        Ours loses a row. A rival has half of them as long as products are at full speed, then it recomputes its layers
+        as before it had to halve, then half again.
+        """
+        how, rows = self.setting.how, self.setting.how.micro_batch
+        if self.ours or how.recompute == "full":
+            how = replace(how, micro_batch=rows - 1 if self.ours else rows // 2)
+        elif rows // 2 * self.setting.length >= FULL_SPEED:
+            how = replace(how, micro_batch=rows // 2)
+        else:
+            how = replace(how, micro_batch=2 * rows, recompute="full")
+        return replace(self, setting=replace(self.setting, how=how)) if how.micro_batch else None
 
 
-def _theirs(setting: Setting, name: str) -> Callable[[], Step]:
+def _ours(setting: Setting) -> Step:
+    hyper = Hyper(setting.shape.lr, warmup=10, steps=10_000)
+    stepper = Stepper(setting.shape, hyper, setting.how, setting.world, 0, setting.how.micro_batch)
+    sizes = torch.ones(setting.shape.vocabulary, dtype=torch.int32, device=setting.world.device)
+    return lambda tokens: stepper.step(tokens, 1e-4, sizes)
+
+
+def _theirs(setting: Setting, name: str) -> Step:
     """transformers with sdpa, fp32 weights, autocast to the dtype of the products, fused AdamW, clipping."""
+    from transformers import LlamaConfig, LlamaForCausalLM
 
-    def make() -> Step:
-        from transformers import LlamaConfig, LlamaForCausalLM
+    from model.export_hf import config
 
-        from model.export_hf import config
+    device, dtype = setting.world.device, setting.how.dtype
+    if name == "liger":
+        from liger_kernel.transformers import apply_liger_kernel_to_llama
 
-        device, dtype = setting.world.device, setting.how.dtype
-        if name == "liger":
-            from liger_kernel.transformers import apply_liger_kernel_to_llama
+        apply_liger_kernel_to_llama()
+    with device:
+        model = LlamaForCausalLM(LlamaConfig(**config(setting.shape, 1, 2, torch.float32)))
+    if setting.how.recompute != "none":
+        model.gradient_checkpointing_enable()
+    model.train()
+    model.config.use_cache = False
+    if name == "compile":
+        model.compile()
+    adamw = torch.optim.AdamW(model.parameters(), 1e-4, (0.9, 0.95), weight_decay=0.1, fused=True)
 
-            apply_liger_kernel_to_llama()
-        with device:
-            model = LlamaForCausalLM(LlamaConfig(**config(setting.shape, 1, 2, torch.float32)))
-        if setting.how.recompute != "none":
-            model.gradient_checkpointing_enable()
-        model.train()
-        model.config.use_cache = False
-        if name == "compile":
-            model.compile()
-        adamw = torch.optim.AdamW(model.parameters(), 1e-4, (0.9, 0.95), weight_decay=0.1, fused=True)
+    def step(tokens: Tensor) -> Any:
+        inputs = tokens[:, :-1]
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            loss = model(input_ids=inputs, labels=inputs).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        adamw.step()
+        adamw.zero_grad()
+        return loss.detach()
 
-        def step(tokens: Tensor) -> Any:
-            inputs = tokens[:, :-1]
-            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                loss = model(input_ids=inputs, labels=inputs).loss
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            adamw.step()
-            adamw.zero_grad()
-            return loss.detach()
-
-        return step
-
-    return make
+    return step
 
 
 def _feed(setting: Setting, data: Data) -> Iterator[Tensor]:
@@ -218,56 +256,64 @@ def _feed(setting: Setting, data: Data) -> Iterator[Tensor]:
                 yield batch.tokens[i : i + rows].to(setting.world.device, non_blocking=True)
 
 
-def _in_turns(setting: Setting, data: Data, makers: Mapping[str, Callable[[], Step]], say: Say) -> list[dict[str, Any]]:
-    steps = {name: make() for name, make in makers.items()}
-    times: dict[str, list[float]] = {name: [] for name in steps}
+def _in_turns(data: Data, contenders: Sequence[Contender], say: Say) -> list[dict[str, Any]]:
+    setting = contenders[0].setting
+    steps = [c.make(c.setting) for c in contenders]
+    times: list[list[float]] = [[] for _ in steps]
     with contextlib.closing(_feed(setting, data)) as feed:  # type: ignore[type-var]
         for i in range(setting.warmup + setting.steps):
             tokens = next(feed)
-            for name, step in steps.items():
+            for step, taken in zip(steps, times, strict=True):
                 started = time.perf_counter()
                 step(tokens)
                 if i >= setting.warmup:
-                    times[name].append(time.perf_counter() - started)
+                    taken.append(time.perf_counter() - started)
             say(f"round {i + 1} of {setting.warmup + setting.steps}")
-    return [_row(setting, name, taken, None) for name, taken in times.items()]
+    return [_row(c, taken, None) for c, taken in zip(contenders, times, strict=True)]
 
 
-def _one_by_one(
-    setting: Setting, data: Data, makers: Mapping[str, Callable[[], Step]], say: Say
-) -> list[dict[str, Any]]:
+def _one_by_one(data: Data, contenders: Sequence[Contender], say: Say) -> list[dict[str, Any]]:
     rows = []
-    for name, make in makers.items():
-        try:
-            rows.append(_alone(setting, data, name, make))
-            say(f"{name}: {rows[-1]['tok_s']:,.0f} tok/s")
-        except torch.OutOfMemoryError:
-            say(f"{name}: out of memory with {setting.how.micro_batch} rows; tried again with half of them")
-            if name in RIVALS and setting.how.micro_batch > 1:
-                smaller = replace(setting, how=replace(setting.how, micro_batch=setting.how.micro_batch // 2))
-                rows += _one_by_one(smaller, data, {name: _theirs(smaller, name)}, say)
-        gc.collect()
-        torch.cuda.empty_cache()
-        torch._dynamo.reset()
+    for contender in contenders:
+        trying: Contender | None = contender
+        while trying is not None:
+            row = _alone(data, trying)
+            gc.collect()  # also what the error of a lack of memory held
+            torch.cuda.empty_cache()
+            torch._dynamo.reset()
+            if row is not None:
+                rows.append(row)
+                say(f"{row['name']}, {row['micro_batch']} rows: {row['tok_s']:,.0f} tok/s")
+                break
+            say(f"{trying.name}: out of memory with {trying.setting.how.micro_batch} rows, recompute "
+                f"{trying.setting.how.recompute}")  # fmt: skip
+            trying = trying.smaller()
     return rows
 
 
-def _alone(setting: Setting, data: Data, name: str, make: Callable[[], Step]) -> dict[str, Any]:
-    device = setting.world.device
+def _alone(data: Data, contender: Contender) -> dict[str, Any] | None:
+    """Figures of one contender; None where memory is not enough."""
+    setting = contender.setting
+    device, times = setting.world.device, []
     torch.cuda.reset_peak_memory_stats(device)
-    step, times = make(), []
-    with contextlib.closing(_feed(setting, data)) as feed:  # type: ignore[type-var]
-        for i in range(setting.warmup + setting.steps):
-            started = time.perf_counter()
-            step(next(feed))
-            wait(device)
-            if i >= setting.warmup:
-                times.append(time.perf_counter() - started)
-    return _row(setting, name, times, peak_memory(device))
+    try:
+        step = contender.make(setting)
+        with contextlib.closing(_feed(setting, data)) as feed:  # type: ignore[type-var]
+            for i in range(setting.warmup + setting.steps):
+                started = time.perf_counter()
+                step(next(feed))
+                wait(device)
+                if i >= setting.warmup:
+                    times.append(time.perf_counter() - started)
+    except torch.OutOfMemoryError:
+        return None
+    return _row(contender, times, peak_memory(device))
 
 
-def _row(setting: Setting, name: str, times: Sequence[float], memory: int | None) -> dict[str, Any]:
-    middle = statistics.median(times)
+def _row(contender: Contender, times: Sequence[float], memory: int | None) -> dict[str, Any]:
+    setting, name, middle = contender.setting, contender.name, statistics.median(times)
+    if not contender.ours and setting.how.recompute != "none":
+        name += ", recompute full"
     rate, best = setting.how.micro_batch * setting.length / middle, peak(setting.world.device)[0]
     return {
         "name": name, "micro_batch": setting.how.micro_batch, "tok_s": rate, "ms": 1e3 * middle,
@@ -316,27 +362,41 @@ def _reference_step(model: Transformer, adamw: Any, tokens: Tensor, lr: float) -
     return float(loss.detach())
 
 
-def _kept(setting: Setting, policies: Sequence[str]) -> dict[str, int]:
-    """Bytes that the layers of one micro-batch leave for the backward pass, by policy, uncompiled."""
+def _kept(settings: Mapping[str, Setting]) -> dict[str, int]:
+    """Bytes that the layers of one micro-batch leave for the backward pass, by policy, as the setting runs them."""
     found = {}
-    for policy in policies:
-        model = Transformer(setting.shape).to(setting.world.device)
+    for policy, setting in settings.items():
+        shape = replace(setting.shape, n_layers=min(KEPT_LAYERS, setting.shape.n_layers))
+        rows, device = min(KEPT_ROWS, setting.how.micro_batch), setting.world.device
+        model = Transformer(shape).to(device)
+        Flat(model, setting.how.dtype, False)
         for layer in model.layers:
             layer.recompute = policy
-        x = torch.randn(setting.how.micro_batch, setting.length, setting.shape.dim, device=setting.world.device)
-        x.requires_grad_()
-        cos, sin = (t[: setting.length] for t in model._tables(setting.world.device))
-        activity = torch.profiler.ProfilerActivity.CPU
-        if setting.world.device.type == "cuda":
-            before = torch.cuda.memory_allocated()
-            out = _layers(model, x, cos, sin)
-            found[policy] = torch.cuda.memory_allocated() - before
-        else:
-            with torch.profiler.profile(activities=[activity], profile_memory=True) as seen:
-                out = _layers(model, x, cos, sin)
-            found[policy] = sum(e.self_cpu_memory_usage for e in seen.key_averages())
-        del out
+            if setting.how.compile:
+                layer.compile()
+        x = torch.randn(rows, setting.length, shape.dim, device=device, dtype=setting.how.dtype).requires_grad_()
+        cos, sin = (t[: setting.length] for t in model._tables(device))
+        with attention_kernels(device):
+            kept = _held_by(functools.partial(_layers, model, x, cos, sin), device)
+        found[policy] = kept * setting.shape.n_layers // shape.n_layers * setting.how.micro_batch // rows
     return found
+
+
+def _held_by(forward: Callable[[], Tensor], device: torch.device) -> int:
+    """Bytes that are held as long as the result of a forward pass is."""
+    if device.type == "cuda":
+        forward()  # the second call is the one: the first compiles, and cuBLAS takes its workspace
+        gc.collect()
+        before = torch.cuda.memory_allocated(device)
+        out = forward()
+        held = torch.cuda.memory_allocated(device) - before
+        del out
+        return held
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as seen:
+        out = forward()
+    del out
+    return int(sum(e.self_cpu_memory_usage for e in seen.key_averages()))
 
 
 def _layers(model: Transformer, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

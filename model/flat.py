@@ -4,8 +4,8 @@ One buffer makes the norm of the gradient, the optimiser and clearing one launch
 read the same input (wq, wk, wv; w1, w3) be used as one product: they lie side by side, so a view of the buffer is the
 joined matrix. Names and layout of the parameters stay Meta's.
 
-In bf16 the optimiser has fp32 weights of its own (`master`). Gradients are summed in fp32 over the micro-batches of a
-step, where there are several.
+In bf16 the optimiser has all of fp32 all the same: beside the weights lie the 16 bits that rounding took off
+(`rest`, model.split). Gradients are summed in fp32 over the micro-batches of a step, where there are several.
 
 Shapes: P parameters, matrices first (they have weight decay), then the vectors of the norms.
 """
@@ -17,7 +17,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from curate.errors import RecipeError
 from model.llama import Attention, FeedForward, Transformer
+from model.split import join, split
 
 JOINED = {Attention: ("wqkv", ("wq", "wk", "wv")), FeedForward: ("w13", ("w1", "w3"))}
 
@@ -31,19 +33,21 @@ class Flat:
         named = _ordered(model)
         self.n_decayed = sum(p.numel() for _, p in named if p.dim() > 1)
         size, device = sum(p.numel() for _, p in named), named[0][1].device
+        if dtype not in (torch.float32, torch.bfloat16):
+            raise RecipeError(f"weights of {dtype}: there is float32 and bfloat16")
         self.places: dict[str, tuple[int, torch.Size]] = {}
-        self.master = torch.empty(size, dtype=torch.float32, device=device)
-        self.weights = self.master if dtype == torch.float32 else torch.empty(size, dtype=dtype, device=device)
+        self.weights = torch.empty(size, dtype=dtype, device=device)
+        self.rest = None if dtype == torch.float32 else torch.empty(size, dtype=torch.int16, device=device)
         self.gradients = torch.zeros(size, dtype=dtype, device=device)
-        self.sums = torch.zeros_like(self.master) if several and dtype != torch.float32 else self.gradients
+        several = several and dtype != torch.float32
+        self.sums = torch.zeros(size, dtype=torch.float32, device=device) if several else self.gradients
         at = 0
         for name, parameter in named:
             self.places[name] = at, parameter.shape
-            self.part(self.master, name).copy_(parameter.detach())
+            at += parameter.numel()
+            self.store(name, parameter.detach())
             parameter.data = self.part(self.weights, name)
             parameter.grad = self.part(self.gradients, name)
-            at += parameter.numel()
-        self.refresh()
         self._join()
         if self.sums is not self.gradients:
             self._sum_in_fp32()
@@ -53,10 +57,24 @@ class Flat:
         at, shape = self.places[name]
         return buffer[at : at + shape.numel()].view(shape)
 
-    def refresh(self) -> None:
-        """Set the weights from the optimiser's."""
-        if self.weights is not self.master:
-            self.weights.copy_(self.master)
+    def upper(self) -> Tensor:
+        """The bits of bf16 weights, int16; a view."""
+        return self.weights.view(torch.int16)
+
+    def exact(self, name: str) -> Tensor:
+        """A parameter in fp32: in bf16 a copy, else a view."""
+        if self.rest is None:
+            return self.part(self.weights, name)
+        return join(self.part(self.upper(), name), self.part(self.rest, name))
+
+    def store(self, name: str, values: Tensor) -> None:
+        """Set a parameter from fp32."""
+        if self.rest is None:
+            self.part(self.weights, name).copy_(values)
+        else:
+            upper, rest = split(values.contiguous())
+            self.part(self.upper(), name).copy_(upper)
+            self.part(self.rest, name).copy_(rest)
 
     def clear(self) -> None:
         """Forget all gradients."""

@@ -64,6 +64,23 @@ def _softmax_parts(logits: Tensor, targets: Tensor, wanted: Tensor, group: Any, 
     return losses, gradient
 
 
+def _parts(logits: Tensor, targets: Tensor, wanted: Tensor, group: Any, first: int) -> tuple[Tensor, Tensor]:
+    """Of logits in the dtype of the products: losses in fp32, the gradient in that dtype."""
+    losses, gradient = _softmax_parts(logits.float(), targets, wanted, group, first)
+    return losses, gradient.to(logits.dtype)
+
+
+def _fused_parts(logits: Tensor, targets: Tensor, wanted: Tensor, group: Any, first: int) -> tuple[Tensor, Tensor]:
+    """The same without a group, in a form that Inductor makes two passes of: nothing of fp32 is as large as logits."""
+    x, at = logits.float(), targets.unsqueeze(1)
+    top = x.amax(1, keepdim=True)
+    raised = (x - top).exp()
+    sums = raised.sum(1)
+    losses = (sums.log() - (x.gather(1, at) - top).squeeze(1)) * wanted
+    hit = torch.arange(x.shape[1], device=x.device) == at
+    return losses, (raised * (wanted / sums).unsqueeze(1) - hit * wanted.unsqueeze(1)).to(logits.dtype)
+
+
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, h: Tensor, weight: Tensor, targets: Tensor, group: Any, first: int) -> tuple[Tensor, Tensor]:
@@ -76,9 +93,8 @@ class _HeadLoss(torch.autograd.Function):
         rows = max(16, CHUNK_BYTES.get(h.device.type, 64 << 20) // (4 * weight.shape[0]))
         for i in range(0, len(h), rows):
             part = slice(i, i + rows)
-            logits = (h[part] @ weight.t()).float()
-            losses[part], gradient = _parts(logits, targets[part], wanted[part], group, first)
-            gradient = gradient.to(h.dtype)
+            logits = h[part] @ weight.t()
+            losses[part], gradient = _chosen(logits, targets[part], wanted[part], group, first)
             if dh is not None:
                 torch.mm(gradient, weight, out=dh[part])
             if dw is not None:
@@ -104,10 +120,10 @@ def _add_product(dw: Tensor, gradient: Tensor, h: Tensor) -> None:
         dw += gradient.t() @ h
 
 
-_parts = _softmax_parts
+_chosen = _parts
 
 
 def compile_parts() -> None:
-    """Let Inductor fuse the softmax and its gradient (one process on CUDA; shapes are those of a chunk)."""
-    global _parts
-    _parts = torch.compile(_softmax_parts, dynamic=False)
+    """Let Inductor fuse the softmax and its gradient (without tensor parallelism; shapes are those of a chunk)."""
+    global _chosen
+    _chosen = torch.compile(_fused_parts, dynamic=False)

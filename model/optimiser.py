@@ -9,7 +9,7 @@ of 1.0. A step whose loss or gradient is not finite changes nothing, the count o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from model.flat import Flat
 from model.parallel import local_part
+from model.split import join, split
 
 PART = 1 << 30  # numbers that one launch updates: places in it fit 32 bits
 
@@ -53,25 +54,44 @@ class Took:
 
 
 def adamw_(
-    weights: Tensor, master: Tensor, m: Tensor, v: Tensor, gradient: Tensor, scalars: Tensor, decay: float,
-    beta1: float, beta2: float, eps: float,
+    weights: Tensor, m: Tensor, v: Tensor, gradient: Tensor, scalars: Tensor, decay: float, beta1: float, beta2: float,
+    eps: float,
 ) -> None:  # fmt: skip
-    """One step in place, all of one shape; fused into one pass by Inductor on CUDA.
+    """One step of fp32 weights in place, all of one shape; Inductor makes one pass of it on CUDA.
 
     `scalars` (5,) fp32: learning rate, factor of the gradient, 1 - beta1^t, 1 - beta2^t, and 1 where the step is made.
     """
+    new, new_m, new_v = _stepped(weights, m, v, gradient, scalars, decay, beta1, beta2, eps)
+    m.copy_(new_m)
+    v.copy_(new_v)
+    weights.copy_(new)
+
+
+def adamw_split_(
+    upper: Tensor, rest: Tensor, m: Tensor, v: Tensor, gradient: Tensor, scalars: Tensor, decay: float, beta1: float,
+    beta2: float, eps: float,
+) -> None:  # fmt: skip
+    """The same for the two halves (int16) of fp32 weights; see model.split."""
+    new, new_m, new_v = _stepped(join(upper, rest), m, v, gradient, scalars, decay, beta1, beta2, eps)
+    new_upper, new_rest = split(new)
+    m.copy_(new_m)
+    v.copy_(new_v)
+    upper.copy_(new_upper)
+    rest.copy_(new_rest)
+
+
+def _stepped(
+    weights: Tensor, m: Tensor, v: Tensor, gradient: Tensor, scalars: Tensor, decay: float, beta1: float, beta2: float,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     lr, factor, correct1, correct2, made = scalars.unbind()
     g = gradient.float() * factor
     g = torch.where(made > 0, g, torch.zeros_like(g))  # what is not finite times 0 would not be 0
     new_m = m + (g - m) * (1 - beta1)
     new_v = v * beta2 + g * g * (1 - beta2)
-    change = new_m / correct1 / ((new_v / correct2).sqrt() + eps) + decay * master
-    new = torch.where(made > 0, master - lr * change, master)
-    m.copy_(torch.where(made > 0, new_m, m))
-    v.copy_(torch.where(made > 0, new_v, v))
-    master.copy_(new)
-    if weights is not master:
-        weights.copy_(new)
+    change = new_m / correct1 / ((new_v / correct2).sqrt() + eps) + decay * weights
+    made = made > 0
+    return torch.where(made, weights - lr * change, weights), torch.where(made, new_m, m), torch.where(made, new_v, v)
 
 
 def norm_of(gradient: Tensor, block: int = 1 << 16) -> Tensor:
@@ -87,10 +107,11 @@ class FlatAdamW:
 
     def __init__(self, flat: Flat, hyper: Hyper) -> None:
         self.flat, self.hyper = flat, hyper
-        self.m, self.v = torch.zeros_like(flat.master), torch.zeros_like(flat.master)
-        self.count = torch.zeros((), device=flat.master.device)  # steps made
-        self.on_cpu = flat.master.device.type == "cpu"
-        self._update = adamw_ if self.on_cpu else torch.compile(adamw_, dynamic=False)
+        self.m, self.v = (torch.zeros_like(flat.weights, dtype=torch.float32) for _ in range(2))
+        self.count = torch.zeros((), device=flat.weights.device)  # steps made
+        self.on_cpu = flat.weights.device.type == "cpu"
+        update = adamw_ if flat.rest is None else adamw_split_
+        self._update: Callable[..., None] = update if self.on_cpu else torch.compile(update, dynamic=False)
 
     @torch.no_grad()
     def step(self, lr: float, loss: Tensor) -> Took:
@@ -100,25 +121,25 @@ class FlatAdamW:
         ok = torch.isfinite(norm) & torch.isfinite(loss)
         factor = (hyper.clip / (norm + 1e-6)).clamp(max=1.0)
         self.count += ok
-        if self.on_cpu and self.flat.weights is self.flat.master:
+        if self.on_cpu and self.flat.rest is None:
             if ok:
                 self._fused(lr, gradient.mul_(factor))
         else:
             corrections = [1 - hyper.beta1**self.count, 1 - hyper.beta2**self.count]
-            first = [torch.full_like(norm, lr), factor, *corrections, ok.float()]
-            same = self.flat.weights is self.flat.master
+            scalars = torch.stack([torch.full_like(norm, lr), factor, *corrections, ok.float()])
+            rest = self.flat.rest
+            weights = (self.flat.weights,) if rest is None else (self.flat.upper(), rest)
             for part, decay in self._parts():
-                master = self.flat.master[part]
                 self._update(
-                    master if same else self.flat.weights[part], master, self.m[part], self.v[part], gradient[part],
-                    torch.stack(first), decay, hyper.beta1, hyper.beta2, hyper.eps,
+                    *(w[part] for w in weights), self.m[part], self.v[part], gradient[part], scalars, decay,
+                    hyper.beta1, hyper.beta2, hyper.eps,
                 )  # fmt: skip
         self.flat.clear()
         return Took(norm, ok)
 
     def _parts(self) -> Iterator[tuple[slice, float]]:
         """Slices of at most `PART` numbers, with the weight decay that is theirs."""
-        whole, n = len(self.flat.master), self.flat.n_decayed
+        whole, n = len(self.flat.weights), self.flat.n_decayed
         for begin, end, decay in ((0, n, self.hyper.weight_decay), (n, whole, 0.0)):
             for at in range(begin, end, PART):
                 yield slice(at, min(at + PART, end)), decay
@@ -128,21 +149,27 @@ class FlatAdamW:
         hyper = self.hyper
         for part, decay in self._parts():
             torch._fused_adamw_(
-                [self.flat.master[part]], [gradient[part]], [self.m[part]], [self.v[part]], [], [self.count.clone()],
+                [self.flat.weights[part]], [gradient[part]], [self.m[part]], [self.v[part]], [], [self.count.clone()],
                 lr=lr, beta1=hyper.beta1, beta2=hyper.beta2, weight_decay=decay, eps=hyper.eps, amsgrad=False,
                 maximize=False,
             )  # fmt: skip
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Everything that a checkpoint keeps, under the parameters' names."""
-        for kind, buffer in (("weights", self.flat.master), ("m", self.m), ("v", self.v)):
+        """Everything that a checkpoint keeps, under the parameters' names; weights in fp32."""
+        for name in self.flat.places:
+            yield f"weights/{name}", self.flat.exact(name)
+        for kind, buffer in (("m", self.m), ("v", self.v)):
             for name in self.flat.places:
                 yield f"{kind}/{name}", self.flat.part(buffer, name)
         yield "count", self.count
 
-    def loaded(self) -> None:
-        """Call after the tensors were filled."""
-        self.flat.refresh()
+    def to_fill(self) -> Iterator[tuple[str, Tensor]]:
+        """The same, for a caller who writes into each tensor before asking for the next."""
+        for key, tensor in self.tensors():
+            yield key, tensor
+            kind, _, name = key.partition("/")
+            if kind == "weights" and self.flat.rest is not None:  # the tensor was a copy
+                self.flat.store(name, tensor)
         self.flat.clear()
 
 
@@ -203,8 +230,9 @@ class ShardedAdamW:
                 yield f"{kind}/{name}", self.inner.state[p][key] if key else p.detach()
         yield "count", self.inner.state[self.named[0][1]]["step"]
 
-    def loaded(self) -> None:
-        """Call after the tensors were filled."""
+    def to_fill(self) -> Iterator[tuple[str, Tensor]]:
+        """The same, for a caller who writes into each tensor before asking for the next."""
+        yield from self.tensors()
         first = self.inner.state[self.named[0][1]]["step"]
         for _, p in self.named:
             self.inner.state[p]["step"].copy_(first)

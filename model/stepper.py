@@ -13,11 +13,13 @@ from model.head_loss import compile_parts
 from model.llama import Transformer, attention_kernels, initialise
 from model.optimiser import FlatAdamW, Hyper, ShardedAdamW, Took
 from model.parallel import World, local_part, spread
+from model.run_folder import POLICIES
 from model.shapes import Shape
 
 CPU_TOKENS = 4096  # of a micro-batch: more does not make a product faster, and activations leave the cache
 CUDA_TOKENS = 49_152  # at most: products are at full speed from 8,192 rows on
-CUDA_SHARE = 0.88  # of free memory that activations may take; the rest is for the head's chunk and for fragments
+CUDA_SHARE = 0.92  # of free memory that activations may take; the rest is for the head's chunk and for fragments
+FULL_SPEED = 8192  # tokens of a micro-batch from which on products are no faster
 
 
 @dataclass(frozen=True)
@@ -101,11 +103,31 @@ def token_bytes(size: int, bytes_of: list[int], device: torch.device) -> Tensor:
 
 
 def activation_bytes(shape: Shape, recompute: str) -> int:
-    """Of bf16 activations that a token leaves for the backward pass, about (measured figures of trainer.md)."""
+    """Of bf16 activations that a token leaves for the backward pass, about.
+
+    Counted from what the compiled layers keep, per token and layer. none: the input, both normed ones, q and k as they
+    are and turned, v, attention's output, the sum behind it; gate, up and their product. paper: outputs of products.
+    Measured on an H200 (trainer.md): 1.77 MB for the 1b shape without recomputing (here 1.79), 2.87 MB for 7b with
+    products kept (here 2.98).
+    """
     kept = {
-        "none": 8 * shape.dim + 3 * shape.ffn_dim, "paper": 7 * shape.dim + 2 * shape.ffn_dim, "full": shape.dim
+        "none": 10 * shape.dim + 3 * shape.ffn_dim, "paper": 6 * shape.dim + 2 * shape.ffn_dim, "full": shape.dim
     }  # fmt: skip
     return 2 * shape.n_layers * kept[recompute]
+
+
+def state_bytes(dtype: torch.dtype, several: bool, world: int) -> int:
+    """For each parameter of this rank: weights, Adam's state, gradients and, over micro-batches, their fp32 sums."""
+    if world > 1 or dtype == torch.float32:
+        return 4 + 8 + 4
+    return 4 + 8 + 2 + (4 if several else 0)
+
+
+def fitting_rows(shape: Shape, length: int, world: World, several: bool, dtype: torch.dtype, recompute: str) -> int:
+    """Rows of a micro-batch that the memory of a CUDA device has room for, before anything is on it; 0: none."""
+    free = torch.cuda.mem_get_info(world.device)[0]
+    room = max(0, int(CUDA_SHARE * (free - shape.parameters * state_bytes(dtype, several, world.size) // world.size)))
+    return min(room // (activation_bytes(shape, recompute) * length // world.tp), CUDA_TOKENS // length)
 
 
 def choose(
@@ -122,16 +144,10 @@ def choose(
     if world.device.type != "cuda":
         rows = micro or _divisor(rank_rows, CPU_TOKENS // length)
         return How(asked.dtype, rows, recompute or "none", asked.compile)
-    free = torch.cuda.mem_get_info(world.device)[0]
-    held = shape.parameters * (20 if several else 16) // world.size
-    room = max(0, int(CUDA_SHARE * (free - held)))
-
-    def fits(policy: str) -> int:
-        return min(room // (activation_bytes(shape, policy) * length // world.tp), CUDA_TOKENS // length)
-
+    fits = {p: fitting_rows(shape, length, world, several, asked.dtype, p) for p in POLICIES}
     if recompute is None:
-        recompute = next((p for p in ("none", "paper") if fits(p) * length >= 8192), "full")
-    return How(asked.dtype, micro or _divisor(rank_rows, fits(recompute)), recompute, asked.compile)
+        recompute = next((p for p in ("none", "paper") if fits[p] * length >= FULL_SPEED), "full")
+    return How(asked.dtype, micro or _divisor(rank_rows, fits[recompute]), recompute, asked.compile)
 
 
 def _divisor(n: int, most: int) -> int:

@@ -186,8 +186,7 @@ class _Training:
                 raise ValueError(f"data of step {self.step}")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StoreError(f"{found.folder}: not a checkpoint of a training: {error}") from None
-        checkpoint.fill(found, self.stepper.optimiser.tensors())
-        self.stepper.optimiser.loaded()
+        checkpoint.fill(found, self.stepper.optimiser.to_fill())
         step = self.step
         if self.settings.resume is not None and self.world.rank == 0:
             self._set_aside(step)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from curate.errors import RecipeError
 from model.export_hf import config, hf_weights
 from model.flat import Flat
-from model.head_loss import head_loss
+from model.head_loss import _fused_parts, _parts, head_loss
 from model.llama import Transformer, initial, initialise, rope_tables, rotate
 from model.recompute import recomputed
 from model.run_folder import POLICIES
@@ -131,7 +132,9 @@ def test_first_values_depend_on_name_and_seed_alone() -> None:
 # ---- the last layer and its loss -------------------------------------------------------------------------------------
 
 
-def test_head_loss_against_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("form", [_parts, _fused_parts])
+def test_head_loss_against_float64(form: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.head_loss._chosen", form)
     monkeypatch.setattr("model.head_loss.CHUNK_BYTES", {"cpu": 4 * 211 * 20})  # chunks of 20 tokens, the last of 3
     h, w = torch.randn(7, 9, 64), torch.randn(211, 64)
     targets = torch.randint(0, 211, (7, 9))
@@ -147,6 +150,21 @@ def test_head_loss_against_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.allclose(losses.double(), each.view(7, 9), atol=1e-5) and losses[2, 3] == 0
     for ours, reference in zip(given, exact, strict=True):
         assert (ours.grad - reference.grad).abs().max() < 2e-5
+
+
+@pytest.mark.parametrize("size", [1.0, 60.0])
+def test_both_forms_of_the_loss_in_bf16(size: float) -> None:
+    """Against fp64 on the same logits; far ones must not overflow."""
+    logits = (size * torch.randn(50, 333)).bfloat16()
+    targets, wanted = torch.randint(0, 333, (50,)), (torch.rand(50) > 0.2).float()
+    exact = logits.double().requires_grad_()
+    each = F.cross_entropy(exact, targets, reduction="none") * wanted
+    each.sum().backward()
+    for form in (_parts, _fused_parts):
+        losses, gradient = form(logits.clone(), targets, wanted, None, 0)
+        assert losses.dtype == torch.float32 and torch.allclose(losses.double(), each, rtol=1e-6, atol=1e-5)
+        assert gradient.dtype == torch.bfloat16 and exact.grad is not None
+        assert (gradient.double() - exact.grad).abs().max() < 2**-8
 
 
 def test_head_loss_holds_no_logits_of_all() -> None:
@@ -241,7 +259,7 @@ def test_flat_is_the_same_model() -> None:
     for name, parameter in plain.named_parameters():
         assert torch.allclose(flat.part(flat.gradients, name), parameter.grad, rtol=1e-4, atol=1e-5), name
         assert model.get_parameter(name).grad.data_ptr() == flat.part(flat.gradients, name).data_ptr()
-    assert sum(leaf.numel() for leaf, _ in flat.leaves()) == len(flat.master)
+    assert sum(leaf.numel() for leaf, _ in flat.leaves()) == len(flat.weights)
 
 
 def test_flat_bf16_sums_in_fp32() -> None:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import itertools
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from model.checkpoint import Saver, fill, folder_of, verified
 from model.flat import Flat
 from model.llama import Transformer, initialise
-from model.optimiser import FlatAdamW, Hyper, adamw_, norm_of
+from model.optimiser import FlatAdamW, Hyper, adamw_, adamw_split_, norm_of
+from model.parallel import World
 from model.shapes import Shape
+from model.split import join, split
 
 SMALL = Shape("small", 32, 2, 4, multiple_of=32, vocabulary=101, length=32)
 HYPER = Hyper(lr=1e-2, warmup=3, steps=12)
@@ -61,20 +65,70 @@ def test_the_pass_for_cuda_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     for step in range(6):
         for model, optimiser in ((one, library), (two, own)):
             optimiser.step(HYPER.lr_at(step), backward(model, step))
-    assert (library.flat.master - own.flat.master).abs().max() < 2e-5
+    assert (library.flat.weights - own.flat.weights).abs().max() < 2e-5
+
+
+def exact(optimiser: FlatAdamW) -> Tensor:
+    return torch.cat([optimiser.flat.exact(name).flatten() for name in optimiser.flat.places])
 
 
 def test_bf16_has_weights_in_fp32() -> None:
     model, optimiser = start(torch.bfloat16)
-    assert model.output.weight.dtype == torch.bfloat16 and optimiser.flat.master.dtype == torch.float32
+    assert model.output.weight.dtype == torch.bfloat16 and exact(optimiser).dtype == torch.float32
+    for (name, a), b in zip(start()[0].named_parameters(), optimiser.flat.places, strict=True):
+        assert torch.equal(a, optimiser.flat.exact(name)), b  # to the last bit
     small = Hyper(lr=1e-7, warmup=1, steps=10_000)
-    before = optimiser.flat.master.clone()
+    before = exact(optimiser)
     optimiser.hyper = small
     for step in range(5):
         optimiser.step(small.lr_at(step), backward(model, step))
-    moved = (optimiser.flat.master != before).float().mean()
+    moved = (exact(optimiser) != before).float().mean()
     assert moved > 0.99  # a bf16 weight would not have moved by a relative 1e-5
-    assert torch.equal(optimiser.flat.weights, optimiser.flat.master.bfloat16())
+    off = (optimiser.flat.weights.float() - exact(optimiser)).abs() - (exact(optimiser).abs() * 2**-8)
+    assert (off <= 0).all()  # the nearest bf16
+
+
+def test_two_halves_step_like_whole_weights() -> None:
+    """What a step does to the halves is, bit for bit, what it does to fp32 weights."""
+    random = torch.Generator().manual_seed(0)
+    weights, m, v, g = (torch.randn(4096, generator=random) for _ in range(4))
+    halves, moments, others = split(weights.clone()), (m.clone(), v.abs()), (m.clone(), v.abs())
+    for t in range(1, 6):
+        scalars = torch.tensor([1e-2, 0.5, 1 - 0.9**t, 1 - 0.95**t, float(t != 3)])
+        adamw_(weights, *moments, g * t, scalars, 0.1, 0.9, 0.95, 1e-8)
+        adamw_split_(*halves, *others, g * t, scalars, 0.1, 0.9, 0.95, 1e-8)
+        assert torch.equal(join(*halves), weights)
+    assert all(torch.equal(a, b) for a, b in zip(moments, others, strict=True))
+
+
+def test_halves_of_every_kind_of_number() -> None:
+    """Against torch's bf16: the nearest one, except that a tie goes away from zero; and every bit comes back."""
+    bits = torch.randint(-(2**31), 2**31, (200_000,), generator=torch.Generator().manual_seed(0)).to(torch.int32)
+    low = torch.tensor([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF])
+    edges = (torch.tensor([0, 1, 0x3F80, 0x3F81, 0x7F00, 0x7F7E])[:, None] << 16 | low).flatten()
+    x = torch.cat([bits, edges.to(torch.int32), (edges - 2**31).to(torch.int32)]).view(torch.float32)
+    x = x[x.abs() < 3.38e38]  # finite as a bf16
+    upper, rest = split(x)
+    assert torch.equal(join(upper, rest).view(torch.int32), x.view(torch.int32))
+    tie = x.view(torch.int32) & 0xFFFF == 0x8000
+    assert tie.any() and torch.equal(upper.view(torch.bfloat16)[~tie], x[~tie].bfloat16())
+    assert (upper.view(torch.bfloat16)[tie].float().abs() > x[tie].abs()).all()
+    assert len(split(torch.zeros(0))[0]) == 0
+
+
+def test_a_checkpoint_of_bf16_is_exact(tmp_path: Path) -> None:
+    model, optimiser = start(torch.bfloat16)
+    for step in range(3):
+        optimiser.step(1e-2, backward(model, step))
+    saver = Saver(tmp_path, World(torch.device("cpu")), "t", 1, None)
+    saver.save(3, optimiser.tensors(), {})
+    saver.wait()
+    _, other = start(torch.bfloat16)
+    fill(verified(folder_of(tmp_path, 3)), other.to_fill())
+    for (key, a), (_, b) in zip(optimiser.tensors(), other.tensors(), strict=True):
+        assert a.dtype == torch.float32 and torch.equal(a, b), key
+    assert torch.equal(optimiser.flat.weights, other.flat.weights)
+    assert any((w - w.bfloat16().float()).any() for k, w in other.tensors() if k.startswith("weights/"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -102,11 +156,11 @@ def test_what_is_not_finite_changes_nothing(where: str, value: float, dtype: tor
 
 def test_norms_do_not_decay_and_matrices_do() -> None:
     _, optimiser = start()
-    before = optimiser.flat.master.clone()
+    before = optimiser.flat.weights.clone()
     optimiser.step(1e-2, torch.tensor(0.0))  # no gradient: decay alone
     n = optimiser.flat.n_decayed
-    assert torch.allclose(optimiser.flat.master[:n], before[:n] * (1 - 1e-2 * 0.1))
-    assert torch.equal(optimiser.flat.master[n:], before[n:]) and len(before) - n == 5 * 32
+    assert torch.allclose(optimiser.flat.weights[:n], before[:n] * (1 - 1e-2 * 0.1))
+    assert torch.equal(optimiser.flat.weights[n:], before[n:]) and len(before) - n == 5 * 32
 
 
 def test_schedule() -> None:
@@ -138,7 +192,7 @@ def test_norm_of_a_long_vector() -> None:
 def test_adamw_by_hand() -> None:
     w, m, v = torch.tensor([2.0]), torch.tensor([0.5]), torch.tensor([0.25])
     scalars = torch.tensor([0.1, 0.5, 1 - 0.9**2, 1 - 0.95**2, 1.0])
-    adamw_(w, w, m, v, torch.tensor([4.0]), scalars, 0.1, 0.9, 0.95, 0.0)
+    adamw_(w, m, v, torch.tensor([4.0]), scalars, 0.1, 0.9, 0.95, 0.0)
     g = 2.0
     new_m, new_v = 0.9 * 0.5 + 0.1 * g, 0.95 * 0.25 + 0.05 * g * g
     change = (new_m / (1 - 0.81)) / math.sqrt(new_v / (1 - 0.9025)) + 0.1 * 2.0
@@ -153,17 +207,17 @@ def test_the_fused_pass_of_inductor(dtype: torch.dtype) -> None:
     if not any(map(shutil.which, ("g++", "clang++"))):
         pytest.skip("torch.compile needs a C++ compiler on a CPU")
     random = torch.Generator().manual_seed(0)
-    master, m, v, g = (torch.rand(10_000, generator=random) for _ in range(4))
-    fused = torch.compile(adamw_, dynamic=False)
+    weights, m, v, g = (torch.rand(10_000, generator=random) for _ in range(4))
+    update = adamw_ if dtype == torch.float32 else adamw_split_
+    fused = torch.compile(update, dynamic=False)
+    before = [*((weights,) if dtype == torch.float32 else split(weights)), m, v]
     for made in (1.0, 0.0):
         found = []
-        for update in (adamw_, fused):
-            given = [x.clone() for x in (master, m, v)]
-            weights = given[0] if dtype == torch.float32 else given[0].to(dtype)
+        for call in (update, fused):
+            given = [x.clone() for x in before]
             gradient = (g if made else g * math.nan).to(dtype)
-            update(weights, *given, gradient, torch.tensor([1e-2, 0.5, 0.19, 0.0975, made]), 0.1, 0.9, 0.95, 1e-8)
-            found.append([weights.float(), *given])
+            call(*given, gradient, torch.tensor([1e-2, 0.5, 0.19, 0.0975, made]), 0.1, 0.9, 0.95, 1e-8)
+            found.append([join(*given[:2]) if len(given) == 4 else given[0], *given[-2:]])
+            assert made or all(torch.equal(a, b) for a, b in zip(given, before, strict=True))
         for a, b in zip(*found, strict=True):
             assert torch.allclose(a, b, rtol=1e-6, atol=1e-7)
-        if not made:
-            assert all(torch.equal(a, b) for a, b in zip(found[1][1:], (master, m, v), strict=True))
