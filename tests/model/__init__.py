@@ -16,7 +16,6 @@ from model.plan import _note_draws, plan_hash
 from tests.tokenizer import trained
 
 COLUMNS = pa.schema([*DOCUMENT, *SCORES])
-TOKENS = shard_schema(pa.uint16())
 MODEL = "tokenizer.model"
 Units = Mapping[str, Sequence[Sequence[int]]]  # ids of each document, by name of the unit
 
@@ -57,12 +56,13 @@ def commit_tokens(corpus: Corpus, source: str, name: str, ids: Sequence[Sequence
     of = corpus.final(source).latest(unit_name(name))
     assert of is not None
     hashes = pa.concat_arrays([text_hashes(t["text"]) for t in tables(of, "documents")])
+    schema = shard_schema(pa.uint32() if max((i for d in ids for i in d), default=0) >= 1 << 16 else pa.uint16())
     with Attempt(corpus.tokens(source), unit_name(name)) as attempt:
-        file = attempt.arrow("", TOKENS, None)
+        file = attempt.arrow("", schema, None)
         for i in range(0, len(ids), rows):
             names = [doc_id(source, name, k) for k in range(i, min(i + rows, len(ids)))]
-            columns = [pa.array(names), pa.array(ids[i : i + rows], TOKENS.field(1).type), hashes[i : i + rows]]
-            file.write(pa.table(columns, schema=TOKENS))
+            columns = [pa.array(names), pa.array(ids[i : i + rows], schema.field(1).type), hashes[i : i + rows]]
+            file.write(pa.table(columns, schema=schema))
         counts = {"documents": len(ids), "tokens": sum(map(len, ids)), "bytes": 0}
         attempt.commit({"name": name, "fingerprint": repr(ids), "tokenizer": tokenizer_digest(), "counts": counts,
                         "documents_sha256": of.record["files"]["documents"]["sha256"]})  # fmt: skip

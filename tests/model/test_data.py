@@ -31,9 +31,11 @@ def planned(root: Path, sources: Any, length: int = 5, batch: int = 8, tokens: i
     return open_data(corpus, plan)
 
 
-@given(SOURCES, st.booleans(), st.booleans(), st.integers(1, 40), st.integers(0, 3))
+@given(SOURCES, st.booleans(), st.booleans(), st.integers(1, 40), st.integers(0, 3), st.booleans())
 @settings(max_examples=40, deadline=None)
-def test_rows_are_windows_of_the_stream(units: Any, bos: bool, eos: bool, length: int, seed: int) -> None:
+def test_rows_are_windows_of_the_stream(units: Any, bos: bool, eos: bool, length: int, seed: int, wide: bool) -> None:
+    """`wide`: ids that take 32 bits."""
+    units = [{k: [[i + (wide << 16) for i in d] for d in docs] for k, docs in unit.items()} for unit in units]
     sources = {f"s{i}": u for i, u in enumerate(units) if stream_of(u, None, None)}
     if not sources:
         return

@@ -22,11 +22,11 @@ from curate.errors import RecipeError, StoreError
 from curate.recipe import digest
 from curate.schema import doc_id, unit_name
 from curate.store import SHARD, Attempt, Corpus, to_json
-from curate.token_shards import _code, tokenize, verify_tokens
+from curate.token_shards import _code, shard_schema, tokenize, verify_tokens
 from curate.trace import trace
 from model.data import Data, audit_reading, open_data
 from model.plan import audit, held_out_share, load_plan, make_plan, plan_hash, problems, table
-from tests.model import MODEL, TOKENS, commit_documents, commit_tokens, tokenizer_digest
+from tests.model import MODEL, commit_documents, commit_tokens, tokenizer_digest
 from tests.tokenizer import trained
 from tokenizer.encode import Encoder
 
@@ -231,10 +231,11 @@ def commit_old_shards(corpus: Corpus, source: str, name: str) -> None:
     encoder, of = Encoder(trained() / MODEL), corpus.final(source).latest(unit_name(name))
     assert of is not None
     documents, sha256 = of.open("documents").read_all(), of.record["files"]["documents"]["sha256"]
-    ids = encoder.encode(documents["text"]).cast(TOKENS.field(1).type)
+    old = pa.schema([shard_schema(pa.uint16()).field(i) for i in range(2)])
+    ids = encoder.encode(documents["text"]).cast(old.field(1).type)
     with Attempt(corpus.tokens(source), unit_name(name)) as attempt:
-        shard = attempt.arrow(SHARD, pa.schema([TOKENS.field(0), TOKENS.field(1)]), None)
-        shard.write(pa.table([documents["doc_id"], ids], schema=pa.schema([TOKENS.field(0), TOKENS.field(1)])))
+        shard = attempt.arrow(SHARD, old, None)
+        shard.write(pa.table([documents["doc_id"], ids], schema=old))
         attempt.commit({"name": name, "fingerprint": digest([sha256, encoder.sha256, str(encoder.type), _code()]),
                         "tokenizer": tokenizer_digest(), "documents_sha256": sha256,
                         "counts": {"documents": len(documents), "tokens": len(ids.values), "bytes": 0}})  # fmt: skip
