@@ -354,8 +354,20 @@ def stopping() -> Iterator[None]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         signal.signal(number, lambda *_: os._exit(Interrupted.exit_code))
-        raise Interrupted(f"stopped by {signal.Signals(number).name}; run the same command again to go on")
+        raise _interrupted(signal.Signals(number))
 
+    try:
+        with _handled(stop):
+            yield
+    except SystemError as error:  # raised inside a call into Ray's own code, which makes another error of it
+        if isinstance(error.__cause__, Interrupted):
+            raise error.__cause__ from None
+        raise
+
+
+@contextmanager
+def _handled(stop: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """SIGTERM and SIGINT call `stop`, until the end of the block."""
     before = {}
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -364,13 +376,13 @@ def stopping() -> Iterator[None]:
         pass  # not the main thread: signals are the caller's
     try:
         yield
-    except SystemError as error:  # raised inside a call into Ray's own code, which makes another error of it
-        if isinstance(error.__cause__, Interrupted):
-            raise error.__cause__ from None
-        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _interrupted(by: signal.Signals) -> Interrupted:
+    return Interrupted(f"stopped by {by.name}; run the same command again to go on")
 
 
 @dataclass(frozen=True)
@@ -889,7 +901,7 @@ def _watch(run: Future[Any], board: Any, ear: _Ear) -> Launched:
                 news = ray.get(board.take.remote(bool(signals or ear.failure)), timeout=10 if signals else 120)
             except ray.exceptions.RayError as error:
                 if signals:  # sent to all processes of a local cluster, Ray's own among them
-                    raise _interrupted(signals) from error
+                    raise _interrupted(signals[0]) from error
                 raise StoreError(f"the Ray cluster was lost: {_first_line(error)}") from error
             ear.take(news)
             if not over:
@@ -897,12 +909,8 @@ def _watch(run: Future[Any], board: Any, ear: _Ear) -> Launched:
     if failure := ear.failure or run.exception():
         raise _as_ours(failure, ear.restarts)
     if signals:
-        raise _interrupted(signals)
+        raise _interrupted(signals[0])
     return Launched(run.result().return_value, tuple(ear.checkpoints), max(0, ear.begun - 1))
-
-
-def _interrupted(signals: Sequence[signal.Signals]) -> Interrupted:
-    return Interrupted(f"stopped by {signals[0].name}; run the same command again to go on")
 
 
 def _as_ours(error: BaseException, restarts: int) -> BaseException:
@@ -937,14 +945,5 @@ def _signals(note: Callable[[str], None]) -> Iterator[list[signal.Signals]]:
         seen.append(signal.Signals(number))
         note(f"{seen[0].name}: the workers save and stop; once more ends at once")
 
-    before = {}
-    try:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            before[number] = signal.signal(number, stop)
-    except ValueError:
-        pass  # not the main thread: signals are the caller's
-    try:
+    with _handled(stop):
         yield seen
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -10,12 +10,15 @@ its model the same logits as ours.
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import importlib.util
 import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,10 +74,8 @@ def export(path: Path, out: Path, texts: Sequence[str], dtype: str = "float32") 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RecipeError(f"{out}: is there already; give a new folder")
     found = find(path)
-    part = out.absolute().with_name(f".{out.name}.{secrets.token_hex(4)}")
-    try:
+    with _part_of(out) as part:
         with disk_errors(out):
-            part.mkdir(parents=True)
             write(found, part, DTYPES[dtype])
         farthest = verify(found, part, texts, DTYPES[dtype])
         with disk_errors(out):
@@ -82,9 +83,40 @@ def export(path: Path, out: Path, texts: Sequence[str], dtype: str = "float32") 
                 out.rmdir()
             os.rename(part, out)
             sync_folder(out.absolute().parent)
+    return Exported(out, sorted(p.name for p in out.iterdir()), len(texts), farthest)
+
+
+@contextmanager
+def _part_of(out: Path) -> Iterator[Path]:
+    """A new hidden folder beside `out`, removed at the end if it is still there; so are those of exports that died."""
+    part = out.absolute().with_name(f".{out.name}.{secrets.token_hex(4)}")
+    with disk_errors(out):
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        for left in part.parent.glob(f".{glob.escape(out.name)}.{'[0-9a-f]' * 8}"):
+            with suppress(FileNotFoundError), _locked(left) as dead:  # another export may remove it, too
+                if dead:
+                    shutil.rmtree(left)
+        part.mkdir()
+    try:
+        with _locked(part):
+            yield part
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return Exported(out, sorted(p.name for p in out.iterdir()), len(texts), farthest)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Whether no living process had locked it before."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(handle)
 
 
 def write(found: Checkpoint, folder: Path, dtype: torch.dtype) -> None:

@@ -13,7 +13,7 @@ import torch
 from curate.errors import RecipeError, StageError, StoreError
 from curate.store import Corpus
 from model import checkpoint, export_hf
-from model.export_hf import export, halves, sample_texts
+from model.export_hf import _locked, export, halves, sample_texts
 from model.generate import Loaded, draw, load, text, tokens
 from model.run_folder import Settings
 from tests.model.test_train import go
@@ -184,6 +184,19 @@ def test_export_refuses_what_is_there(run: Path, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "out")
     with pytest.raises(StoreError, match="neither a checkpoint nor a run"):
         export(tmp_path, tmp_path / "new", ["a"])
+
+
+def test_what_a_killed_export_left_is_removed(run: Path, corpus: Corpus, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    out = tmp_path / "a[b]"  # no pattern of names
+    for name in (f".{out.name}.0123abcd", f".{out.name}.4567abcd", f".{out.name}.mine", ".ab.0123abcd"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    with _locked(tmp_path / f".{out.name}.4567abcd") as free:  # an export that is under way
+        assert free
+        export(run, out, sample_texts(corpus.root)[:4])
+    left = sorted(p.name for p in tmp_path.iterdir())
+    assert left == sorted([".ab.0123abcd", f".{out.name}.4567abcd", f".{out.name}.mine", out.name])
 
 
 def test_halves() -> None:
