@@ -216,6 +216,28 @@ def unsharded(model: Transformer, world: World) -> list[str]:
     return found
 
 
+@torch.no_grad()
+def differing_copies(model: Transformer, world: World) -> list[str]:
+    """Names of parameters of which ranks have copies that are not the same bits; the same answer on all ranks.
+
+    Norms of a tensor group are such copies, each stepped by its own rank: a fault of a device or a link would let them
+    drift apart unseen. Compared by a sum over their bits, in which one flipped bit shows.
+    """
+    if world.size == 1:
+        return []
+    named = [(name, p) for name, p in model.named_parameters() if world.tp > 1 and p.dim() == 1]
+    if not named:
+        return []
+    sums = torch.stack([local_part(p).contiguous().view(torch.int32).to(torch.int64).sum() for _, p in named])
+    low, high = sums.clone(), sums
+    group = world.mesh["tensor"].get_group()
+    dist.all_reduce(low, dist.ReduceOp.MIN, group)
+    dist.all_reduce(high, dist.ReduceOp.MAX, group)
+    differ = (low != high).float()
+    dist.all_reduce(differ, dist.ReduceOp.MAX)
+    return [name for (name, _), wrong in zip(named, differ.tolist(), strict=True) if wrong]
+
+
 def leave(world: World) -> None:
     """End the group of processes, where it was made here."""
     if world.ours and dist.is_initialized():

@@ -37,6 +37,8 @@ from model.stepper import How, Stepper, StepResult, choose, token_bytes
 from model.watch import Watch, by_source, documents_of, worst_rows
 from tokenizer.encode import Encoder, _piece_bytes, read_model
 
+PROBE_EVERY = 50  # steps, and before each checkpoint
+
 Note = Callable[[str], None]
 
 
@@ -276,6 +278,8 @@ class _Training:
                 pending = made
                 now = time.monotonic()
                 self.seconds, since, self.step = self.seconds + now - since, now, step + 1
+                if self._due(PROBE_EVERY):
+                    self._probe()
                 stop = self._why_stop()
                 if self._due(self.settings.eval_every or -(-total // 10)) or self.step == total:
                     self._look(pending)
@@ -383,7 +387,15 @@ class _Training:
         self.note(f"held out after step {self.step}: loss {found['loss']:.4f}, {found['bits_per_byte'] or 0:.4f} bits "
                   "per byte; " + ", ".join(f"{s} {f['loss']:.3f}" for s, f in found["sources"].items()))  # fmt: skip
 
+    def _probe(self) -> None:
+        """StoreError: ranks that should have the same numbers have not. Nothing of it is saved."""
+        if wrong := parallel.differing_copies(self.stepper.model, self.world):
+            raise StoreError(f"after step {self.step:,} the ranks' copies of {', '.join(wrong[:3])} are not the same: "
+                             "a device, its memory or a link is faulty; run the same command without that host to go "
+                             "on from the last checkpoint")  # fmt: skip
+
     def _save(self) -> None:
+        self._probe()
         if self.log is not None:
             self.log.sync()
         state = {

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from model.llama import Transformer
 from model.parallel import check_shape
 from model.run_folder import Settings, losses
 from model.shapes import Shape
+from tests.conftest import ROOT
 from tests.model.test_train import go, records, spawn, state
 from tests.model.tiny import SHAPE, tiny_corpus, tiny_settings
 
@@ -95,12 +98,6 @@ def launch_until(settings: Settings, n: int, until: int) -> str:
         "except Stopped as error:\n"
         "    print(error)\n"
     )
-    import os
-    import subprocess
-    from dataclasses import asdict
-
-    from tests.conftest import ROOT
-
     command = [*LAUNCH, str(n), str(script), json.dumps(asdict(settings)), "3"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
@@ -126,12 +123,6 @@ def test_a_skipped_step_is_skipped_on_all_ranks(corpus: Corpus, tmp_path: Path) 
         "Stepper.losses = losses\n"
         "train(Settings(**json.loads(sys.argv[1])), Hooks(note=lambda l: print(l, flush=True)))\n"
     )
-    import os
-    import subprocess
-    from dataclasses import asdict
-
-    from tests.conftest import ROOT
-
     settings = tiny_settings(corpus, tmp_path / "run", micro_batch=1)
     command = [*LAUNCH, "2", str(script), json.dumps(asdict(settings))]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -205,3 +196,41 @@ def test_compiled_layers_give_the_same_gradients(tp: int, tmp_path: Path) -> Non
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and done.stdout.count("all the same") == 2, done.stderr[-2000:]
+
+
+FLIPS = """
+import json, sys
+import torch
+from curate.errors import StoreError
+from model import train as t
+from model.run_folder import Settings
+from model.train import Hooks, train
+
+one = t._Training._one
+t.PROBE_EVERY = 3
+def flip(self, step, batch):
+    made = one(self, step, batch)
+    if step == 4 and self.world.rank == int(sys.argv[2]):
+        weights = t.parallel.local_part(self.stepper.model.layers[1].ffn_norm.weight)
+        weights.data.view(torch.int32)[3] ^= 1
+    return made
+t._Training._one = flip
+try:
+    train(Settings(**json.loads(sys.argv[1])), Hooks(note=lambda line: None))
+except StoreError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(("n", "rank"), [(2, 1), (4, 2)])
+def test_a_flipped_bit_of_a_copy_is_found(n: int, rank: int, corpus: Corpus, tmp_path: Path) -> None:
+    """On each rank, before anything of it is saved: the checkpoint of step 3 is the last one."""
+    (tmp_path / "flips.py").write_text(FLIPS)
+    settings = tiny_settings(corpus, tmp_path / "run", micro_batch=1, tp=2, save_every=3)
+    command = [*LAUNCH, str(n), str(tmp_path / "flips.py"), json.dumps(asdict(settings)), str(rank)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = "after step 6 the ranks' copies of layers.1.ffn_norm.weight are not the same"
+    assert done.stdout.count(said) == n
+    assert checkpoint.steps(tmp_path / "run") == [3]
