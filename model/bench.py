@@ -459,11 +459,11 @@ def table(found: Mapping[str, Any]) -> str:
         + found["gpu_state"],
         f"peak {found['peak'] / 1e12:,.2f} TFLOP/s ({found['peak_from']}); attention: {found['attention']}; "
         + ", ".join(f"{k} {v}" for k, v in found["versions"].items()),
-        f"{'':<26}{'rows':>6}{'tok/s':>12}{'ms':>10}{'MFU A %':>9}{'MFU B %':>9}{'memory':>11}{'spread':>8}",
+        f"{'':<30}{'rows':>6}{'tok/s':>12}{'ms':>10}{'MFU A %':>9}{'MFU B %':>9}{'memory':>11}{'spread':>8}",
     ]
     for r in found["rows"]:
         memory = f"{r['memory'] / 2**30:.1f} GiB" if r["memory"] else "-"
-        lines.append(f"{r['name']:<26}{r['micro_batch']:>6}{r['tok_s']:>12,.0f}{r['ms']:>10,.1f}"
+        lines.append(f"{r['name']:<30}{r['micro_batch']:>6}{r['tok_s']:>12,.0f}{r['ms']:>10,.1f}"
                      f"{100 * r['mfu_a']:>9.1f}{100 * r['mfu_b']:>9.1f}{memory:>11}"
                      f"{100 * r['spread']:>7.0f}%")  # fmt: skip
     if "ratio" in found:

@@ -321,12 +321,15 @@ def tensors(
     import torch
 
     pinned = torch.cuda.is_available()
+    device = torch.cuda.current_device() if pinned else None
 
     def tensor(array: Any) -> torch.Tensor | None:
         made = None if array is None else torch.from_numpy(array)
         return made.pin_memory() if made is not None and pinned else made
 
     def make(step: int) -> Batch:
+        if device is not None:  # a thread begins on GPU 0, where each process would take half a gigabyte for pinning
+            torch.cuda.set_device(device)
         made = data.batch(step, rank, world, masks)
         return Batch(tensor(made.tokens), tensor(made.source), tensor(made.document), tensor(made.position))
 
