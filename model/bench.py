@@ -40,7 +40,7 @@ from model.parallel import World
 from model.plan import Order, load_plan
 from model.run_folder import POLICIES
 from model.shapes import Shape, find_shape
-from model.speed import peak, peak_memory, wait
+from model.speed import out_of_memory, peak, peak_memory, wait
 from model.stepper import CPU_TOKENS, FULL_SPEED, How, Stepper, fitting_rows
 
 RIVALS = ("transformers", "compile", "liger")
@@ -99,8 +99,8 @@ def bench_train(asked: Asked, say: Say) -> dict[str, Any]:
         contenders.append(Contender(name, replace(setting, how=how), functools.partial(_theirs, name=name)))
     with tempfile.TemporaryDirectory(prefix="curate-bench-") as folder:
         data = data or random_data(Path(folder), length, most, vocabulary)
-        rows = _one_by_one(data, contenders, say) if cuda else _in_turns(data, contenders, say)
-        found = {**_facts(setting), "rows": rows, "parity": parity(setting, data), "activations": _kept(settings)}
+        found = {**_facts(setting), "parity": parity(setting, data), "activations": _kept(settings)}
+        rows = found["rows"] = (_one_by_one if cuda else _in_turns)(data, contenders, say)
     best = max((r["tok_s"] for r in rows if not r["name"].startswith("ours")), default=None)
     fastest = max((r["tok_s"] for r in rows if r["name"].startswith("ours")), default=None)
     if best and fastest:
@@ -143,7 +143,8 @@ def _rivals(given: str) -> list[str]:
     needs = {"liger": ("transformers", "liger_kernel")}
     cuda_only = () if torch.cuda.is_available() else ("compile", "liger")
     found = [n for n in names if all(importlib.util.find_spec(m) for m in needs.get(n, ("transformers",)))]
-    return [n for n in found if given != "all" or n not in cuda_only]
+    found = [n for n in found if given != "all" or n not in cuda_only]
+    return sorted(found, key=RIVALS.index)  # liger last: it changes transformers for the rest of the process
 
 
 def random_data(folder: Path, length: int, rows: int, vocabulary: int, steps: int = 200) -> Data:
@@ -194,12 +195,12 @@ class Contender:
     def smaller(self) -> Contender | None:
         """What to try where memory was not enough; None: nothing is left.
 
-        Ours loses a row. A rival has half of them as long as products are at full speed, then it recomputes its layers
-        as before it had to halve, then half again.
+        Ours loses an eighth of its rows. A rival has half of them as long as products are at full speed, then it
+        recomputes its layers with as many as before it had to halve, then half again.
         """
         how, rows = self.setting.how, self.setting.how.micro_batch
         if self.ours or how.recompute == "full":
-            how = replace(how, micro_batch=rows - 1 if self.ours else rows // 2)
+            how = replace(how, micro_batch=rows - max(1, rows // 8) if self.ours else rows // 2)
         elif rows // 2 * self.setting.length >= FULL_SPEED:
             how = replace(how, micro_batch=rows // 2)
         else:
@@ -249,11 +250,14 @@ def _theirs(setting: Setting, name: str) -> Step:
 
 
 def _feed(setting: Setting, data: Data) -> Iterator[Tensor]:
-    rows = setting.how.micro_batch
+    rows, cuda = setting.how.micro_batch, setting.world.device.type == "cuda"
+    left = torch.empty((0, setting.length + 1), dtype=torch.int64)
     while True:
-        for _, batch in tensors(data):
-            for i in range(0, len(batch.tokens) - rows + 1, rows):
-                yield batch.tokens[i : i + rows].to(setting.world.device, non_blocking=True)
+        for _, batch in tensors(data, pin=cuda):
+            left = torch.cat([left, batch.tokens]) if len(left) else batch.tokens
+            while len(left) >= rows:
+                yield left[:rows].to(setting.world.device, non_blocking=True)
+                left = left[rows:]
 
 
 def _in_turns(data: Data, contenders: Sequence[Contender], say: Say) -> list[dict[str, Any]]:
@@ -277,24 +281,24 @@ def _one_by_one(data: Data, contenders: Sequence[Contender], say: Say) -> list[d
     for contender in contenders:
         trying: Contender | None = contender
         while trying is not None:
-            row = _alone(data, trying)
+            row = _alone(data, trying, say)
+            torch._dynamo.reset()
             gc.collect()  # also what the error of a lack of memory held
             torch.cuda.empty_cache()
-            torch._dynamo.reset()
             if row is not None:
                 rows.append(row)
                 say(f"{row['name']}, {row['micro_batch']} rows: {row['tok_s']:,.0f} tok/s")
                 break
-            say(f"{trying.name}: out of memory with {trying.setting.how.micro_batch} rows, recompute "
+            say(f"{trying.name}: not done with {trying.setting.how.micro_batch} rows, recompute "
                 f"{trying.setting.how.recompute}")  # fmt: skip
             trying = trying.smaller()
     return rows
 
 
-def _alone(data: Data, contender: Contender) -> dict[str, Any] | None:
-    """Figures of one contender; None where memory is not enough."""
+def _alone(data: Data, contender: Contender, say: Say) -> dict[str, Any] | None:
+    """Figures of one contender; None where memory is not enough, or where a rival fails for a reason of its own."""
     setting = contender.setting
-    device, times = setting.world.device, []
+    device, times, state = setting.world.device, [], ""
     torch.cuda.reset_peak_memory_stats(device)
     try:
         step = contender.make(setting)
@@ -302,12 +306,17 @@ def _alone(data: Data, contender: Contender) -> dict[str, Any] | None:
             for i in range(setting.warmup + setting.steps):
                 started = time.perf_counter()
                 step(next(feed))
+                if i == setting.warmup - 1:
+                    state = _gpu_state(device)  # while it is busy
                 wait(device)
                 if i >= setting.warmup:
                     times.append(time.perf_counter() - started)
-    except torch.OutOfMemoryError:
+    except Exception as error:
+        if contender.ours and not out_of_memory(error):
+            raise
+        say(f"{contender.name}: {str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}")
         return None
-    return _row(contender, times, peak_memory(device))
+    return {**_row(contender, times, peak_memory(device)), "gpu_state": state}
 
 
 def _row(contender: Contender, times: Sequence[float], memory: int | None) -> dict[str, Any]:
@@ -417,7 +426,7 @@ def _facts(setting: Setting) -> dict[str, Any]:
         "model": setting.shape.record(), "parameters": setting.shape.parameters, "length": setting.length,
         "dtype": str(setting.how.dtype).removeprefix("torch."), "compile": setting.how.compile,
         "steps": setting.steps, "warmup": setting.warmup, "attention": attention, "peak": best, "peak_from": source,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu(), "gpu_state": _gpu_state(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu(),
         "threads": torch.get_num_threads(), "versions": versions(),
     }  # fmt: skip
 
@@ -438,13 +447,12 @@ def _cpu() -> str:
     return next((x.partition(": ")[2] for x in lines if x.startswith("model name")), platform.processor())
 
 
-def _gpu_state() -> str:
+def _gpu_state(device: torch.device) -> str:
     """Clocks and watts, as the driver says."""
-    query = "clocks.sm,clocks.mem,power.draw,power.limit,driver_version"
+    which = f"--id=GPU-{torch.cuda.get_device_properties(device).uuid}"
+    query = "--query-gpu=clocks.sm,clocks.mem,power.draw,power.limit,driver_version"
     try:
-        done = subprocess.run(
-            ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"], capture_output=True, text=True
-        )
+        done = subprocess.run(["nvidia-smi", which, query, "--format=csv,noheader"], capture_output=True, text=True)
     except OSError:
         return ""
     return done.stdout.strip().splitlines()[0] if done.returncode == 0 and done.stdout.strip() else ""
@@ -455,8 +463,7 @@ def table(found: Mapping[str, Any]) -> str:
     m = found["model"]
     lines = [
         f"{m['name']}: {found['parameters']:,} parameters, rows of {found['length']:,} tokens, {found['dtype']}, "
-        f"{'compiled' if found['compile'] else 'eager'}, on {found['device']} ({found['threads']} threads) "
-        + found["gpu_state"],
+        f"{'compiled' if found['compile'] else 'eager'}, on {found['device']} ({found['threads']} threads)",
         f"peak {found['peak'] / 1e12:,.2f} TFLOP/s ({found['peak_from']}); attention: {found['attention']}; "
         + ", ".join(f"{k} {v}" for k, v in found["versions"].items()),
         f"{'':<30}{'rows':>6}{'tok/s':>12}{'ms':>10}{'MFU A %':>9}{'MFU B %':>9}{'memory':>11}{'spread':>8}",
@@ -465,7 +472,7 @@ def table(found: Mapping[str, Any]) -> str:
         memory = f"{r['memory'] / 2**30:.1f} GiB" if r["memory"] else "-"
         lines.append(f"{r['name']:<30}{r['micro_batch']:>6}{r['tok_s']:>12,.0f}{r['ms']:>10,.1f}"
                      f"{100 * r['mfu_a']:>9.1f}{100 * r['mfu_b']:>9.1f}{memory:>11}"
-                     f"{100 * r['spread']:>7.0f}%")  # fmt: skip
+                     f"{100 * r['spread']:>7.0f}%  {r.get('gpu_state', '')}".rstrip())  # fmt: skip
     if "ratio" in found:
         lines.append(f"ours is {found['ratio']:.2f} times the fastest of the others")
     for policy, size in found["activations"].items():

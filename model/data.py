@@ -315,17 +315,17 @@ def batches(
 
 
 def tensors(
-    data: Data, start: int = 0, rank: int = 0, world: int = 1, masks: bool = False, workers: int = 1, ahead: int = 4
-) -> Iterator[tuple[int, Batch]]:
-    """As `batches`, as torch tensors, in pinned memory where CUDA is there: `.to(device, non_blocking=True)`."""
+    data: Data, start: int = 0, rank: int = 0, world: int = 1, masks: bool = False, workers: int = 1, ahead: int = 4,
+    pin: bool = False,
+) -> Iterator[tuple[int, Batch]]:  # fmt: skip
+    """As `batches`, as torch tensors; `pin`: in pinned memory, for `.to(device, non_blocking=True)`."""
     import torch
 
-    pinned = torch.cuda.is_available()
-    device = torch.cuda.current_device() if pinned else None
+    device = torch.cuda.current_device() if pin else None
 
     def tensor(array: Any) -> torch.Tensor | None:
         made = None if array is None else torch.from_numpy(array)
-        return made.pin_memory() if made is not None and pinned else made
+        return made.pin_memory() if made is not None and pin else made
 
     def make(step: int) -> Batch:
         if device is not None:  # a thread begins on GPU 0, where each process would take half a gigabyte for pinning

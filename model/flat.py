@@ -5,7 +5,8 @@ read the same input (wq, wk, wv; w1, w3) be used as one product: they lie side b
 joined matrix. Names and layout of the parameters stay Meta's.
 
 In bf16 the optimiser has all of fp32 all the same: beside the weights lie the 16 bits that rounding took off
-(`rest`, model.split). Gradients are summed in fp32 over the micro-batches of a step, where there are several.
+(`rest`, model.split). Gradients are summed in fp32 over the micro-batches of a step, where there are several; those of
+bf16 weights are moved here as soon as autograd has made one, so that there is no other place for all of them.
 
 Shapes: P parameters, matrices first (they have weight decay), then the vectors of the norms.
 """
@@ -38,19 +39,23 @@ class Flat:
         self.places: dict[str, tuple[int, torch.Size]] = {}
         self.weights = torch.empty(size, dtype=dtype, device=device)
         self.rest = None if dtype == torch.float32 else torch.empty(size, dtype=torch.int16, device=device)
-        self.gradients = torch.zeros(size, dtype=dtype, device=device)
-        several = several and dtype != torch.float32
-        self.sums = torch.zeros(size, dtype=torch.float32, device=device) if several else self.gradients
+        self.gradients = torch.zeros(size, dtype=torch.float32 if several else dtype, device=device)
         at = 0
         for name, parameter in named:
             self.places[name] = at, parameter.shape
             at += parameter.numel()
             self.store(name, parameter.detach())
             parameter.data = self.part(self.weights, name)
-            parameter.grad = self.part(self.gradients, name)
         self._join()
-        if self.sums is not self.gradients:
-            self._sum_in_fp32()
+        for leaf, at in self.leaves():
+            place = self.gradients[at : at + leaf.numel()].view(leaf.shape)
+            if dtype == torch.float32:
+                leaf.grad = place
+            else:
+                leaf.register_post_accumulate_grad_hook(_mover(place, several))
+        if dtype == torch.float32:  # also those that are inside of joined ones
+            for name, parameter in named:
+                parameter.grad = self.part(self.gradients, name)
 
     def part(self, buffer: Tensor, name: str) -> Tensor:
         """The view of a buffer that belongs to a parameter."""
@@ -77,10 +82,9 @@ class Flat:
             self.part(self.rest, name).copy_(rest)
 
     def clear(self) -> None:
-        """Forget all gradients."""
-        self.gradients.zero_()
-        if self.sums is not self.gradients:
-            self.sums.zero_()
+        """Forget all gradients. Those of one micro-batch in bf16 are overwritten by the next."""
+        if self.gradients.dtype == torch.float32:
+            self.gradients.zero_()
 
     def _join(self) -> None:
         for prefix, module in self.model.named_modules():
@@ -90,12 +94,10 @@ class Flat:
                     object.__setattr__(module, joined, self._joined(names))
 
     def _joined(self, names: list[str]) -> nn.Parameter:
-        """One matrix over parameters that lie side by side, with their gradients as its own."""
+        """One matrix over parameters that lie side by side."""
         at, (_, columns) = self.places[names[0]]
         end = at + sum(self.places[name][1].numel() for name in names)
-        joined = nn.Parameter(self.weights[at:end].view(-1, columns))
-        joined.grad = self.gradients[at:end].view(-1, columns)
-        return joined
+        return nn.Parameter(self.weights[at:end].view(-1, columns))
 
     def leaves(self) -> Iterator[tuple[Tensor, int]]:
         """What autograd gives gradients to, and where it lies: joined matrices in place of their parts."""
@@ -109,18 +111,17 @@ class Flat:
             if name not in inside:
                 yield parameter, self.places[name][0]
 
-    def _sum_in_fp32(self) -> None:
-        for leaf, at in self.leaves():
-            leaf.register_post_accumulate_grad_hook(_adder(self.sums[at : at + leaf.numel()].view(leaf.shape)))
 
-
-def _adder(total: Tensor) -> Callable[[Tensor], None]:
-    def add(leaf: Tensor) -> None:
+def _mover(place: Tensor, several: bool) -> Callable[[Tensor], None]:
+    def move(leaf: Tensor) -> None:
         assert leaf.grad is not None
-        total.add_(leaf.grad)
-        leaf.grad.zero_()
+        if several:
+            place.add_(leaf.grad)
+        else:
+            place.copy_(leaf.grad)
+        leaf.grad = None
 
-    return add
+    return move
 
 
 def _ordered(model: Transformer) -> list[tuple[str, nn.Parameter]]:

@@ -36,6 +36,8 @@ def head_loss(h: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tenso
         first = -(-size // mesh.size()) * mesh.get_local_rank()  # rows lie as torch.chunk deals them
         if isinstance(h, DTensor):
             h = h.redistribute(placements=[Replicate()]).to_local(grad_placements=[Partial()])
+    if not torch.is_grad_enabled():  # autograd.Function would make its gradient all the same
+        weight = weight.detach()
     loss, losses = _HeadLoss.apply(h.flatten(0, -2), weight, targets.flatten(), group, first)
     return loss, losses.view(targets.shape)
 
@@ -91,6 +93,7 @@ class _HeadLoss(torch.autograd.Function):
         dw = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
         losses = torch.empty(len(h), dtype=torch.float32, device=h.device)
         rows = max(16, CHUNK_BYTES.get(h.device.type, 64 << 20) // (4 * weight.shape[0]))
+        rows = rows // 512 * 512 or rows  # whole tiles of a product
         for i in range(0, len(h), rows):
             part = slice(i, i + rows)
             logits = h[part] @ weight.t()
@@ -107,9 +110,14 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, scale: Tensor, _losses: Tensor) -> tuple[Any, ...]:
         saved = list(ctx.saved_tensors)
-        dh = saved.pop(0).mul_(scale) if ctx.needs[0] else None
+        # In fp32: a bf16 tensor would round the scale, and every layer's gradient with it.
+        dh = _scaled(saved.pop(0), scale) if ctx.needs[0] else None
         dw = saved.pop(0).mul_(scale).to(ctx.weight_dtype) if ctx.needs[1] else None
         return dh, dw, None, None, None
+
+
+def _scaled(x: Tensor, scale: Tensor) -> Tensor:
+    return x.mul_(scale) if x.dtype == scale.dtype else (x.float() * scale).to(x.dtype)
 
 
 def _add_product(dw: Tensor, gradient: Tensor, h: Tensor) -> None:

@@ -116,7 +116,7 @@ class FlatAdamW:
     @torch.no_grad()
     def step(self, lr: float, loss: Tensor) -> Took:
         """Use the gradients that are there, unless they or the loss are not finite, and clear them."""
-        hyper, gradient = self.hyper, self.flat.sums
+        hyper, gradient = self.hyper, self.flat.gradients
         norm = norm_of(gradient)
         ok = torch.isfinite(norm) & torch.isfinite(loss)
         factor = (hyper.clip / (norm + 1e-6)).clamp(max=1.0)
@@ -182,57 +182,54 @@ def _copies(tensor: Tensor) -> int:
 
 
 class ShardedAdamW:
-    """Over a model whose parameters are DTensors, fp32."""
+    """Over a model whose parameters are DTensors, fp32. The step is torch's fused kernel on this rank's parts."""
 
-    def __init__(self, model: torch.nn.Module, hyper: Hyper, fused: bool) -> None:
+    def __init__(self, model: torch.nn.Module, hyper: Hyper) -> None:
         self.hyper, self.model = hyper, model
         self.named = list(model.named_parameters())
-        groups = [
-            {"params": [p for _, p in self.named if p.dim() > 1], "weight_decay": hyper.weight_decay},
-            {"params": [p for _, p in self.named if p.dim() == 1], "weight_decay": 0.0},
-        ]
-        self.inner = torch.optim.AdamW(
-            groups, lr=hyper.lr, betas=(hyper.beta1, hyper.beta2), eps=hyper.eps, fused=fused, foreach=False
-        )
-        for _, p in self.named:  # made now, so that a checkpoint can fill them
-            count = torch.zeros((), dtype=torch.float32, device=p.device if fused else "cpu")
-            self.inner.state[p] = {
-                "step": count, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)
-            }  # fmt: skip
+        self.m, self.v = ({name: torch.zeros_like(p) for name, p in self.named} for _ in range(2))
+        device = local_part(self.named[0][1]).device
+        self.count = torch.zeros((), device=device)  # steps made
+        self.copies = torch.tensor([_copies(p) for _, p in self.named], dtype=torch.float64, device=device)
 
     @torch.no_grad()
     def step(self, lr: float, loss: Tensor) -> Took:
         """As of `FlatAdamW`; `loss` must be the same on all ranks."""
-        norm = self._norm()
+        hyper, norm = self.hyper, self._norm()
         ok = torch.isfinite(norm) & torch.isfinite(loss)
-        factor = (self.hyper.clip / (norm + 1e-6)).clamp(max=1.0)
+        factor = (hyper.clip / (norm + 1e-6)).clamp(max=1.0)
         torch._foreach_mul_([local_part(p.grad) for _, p in self.named], factor)
-        for group in self.inner.param_groups:
-            group["lr"] = lr
-        if ok:  # asks the device once a step; the flat optimiser does not
-            self.inner.step()
-        self.inner.zero_grad(set_to_none=True)
+        self.count += ok
+        for decay, names in ((hyper.weight_decay, self._of(matrices=True)), (0.0, self._of(matrices=False))):
+            parts = [local_part(p) for _, p in names]
+            torch._fused_adamw_(
+                parts, [local_part(p.grad) for _, p in names], [local_part(self.m[n]) for n, _ in names],
+                [local_part(self.v[n]) for n, _ in names], [], [self.count.clone() for _ in names],
+                lr=lr, beta1=hyper.beta1, beta2=hyper.beta2, weight_decay=decay, eps=hyper.eps, amsgrad=False,
+                maximize=False, found_inf=(~ok).float(),
+            )  # fmt: skip
+        self.model.zero_grad(set_to_none=True)
         return Took(norm, ok)
+
+    def _of(self, matrices: bool) -> list[tuple[str, Tensor]]:
+        """Parameters of one kind that this rank has something of."""
+        return [(n, p) for n, p in self.named if (p.dim() > 1) == matrices and local_part(p).numel()]
 
     def _norm(self) -> Tensor:
         """Of the gradients of all ranks, by one sum over them: the same number on each, so that all decide alike."""
         gradients = [p.grad for _, p in self.named]
         squares = torch.stack(torch._foreach_norm([local_part(g) for g in gradients])).double() ** 2
-        copies = torch.tensor([_copies(g) for g in gradients], dtype=torch.float64, device=squares.device)
-        total = (squares / copies).sum()
+        total = (squares / self.copies).sum()
         dist.all_reduce(total, dist.ReduceOp.SUM)
         return total.sqrt().float()
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Everything that a checkpoint keeps."""
-        for kind, key in (("weights", ""), ("m", "exp_avg"), ("v", "exp_avg_sq")):
-            for name, p in self.named:
-                yield f"{kind}/{name}", self.inner.state[p][key] if key else p.detach()
-        yield "count", self.inner.state[self.named[0][1]]["step"]
+        yield from ((f"weights/{name}", p.detach()) for name, p in self.named)
+        yield from ((f"m/{name}", m) for name, m in self.m.items())
+        yield from ((f"v/{name}", v) for name, v in self.v.items())
+        yield "count", self.count
 
     def to_fill(self) -> Iterator[tuple[str, Tensor]]:
         """The same, for a caller who writes into each tensor before asking for the next."""
         yield from self.tensors()
-        first = self.inner.state[self.named[0][1]]["step"]
-        for _, p in self.named:
-            self.inner.state[p]["step"].copy_(first)

@@ -21,7 +21,7 @@ from torch import Tensor
 from curate.errors import CurateError, RecipeError, StoreError
 from model.llama import Transformer, initial
 
-WAIT = datetime.timedelta(minutes=20)  # for a rank that is behind, before all give up
+WAIT = datetime.timedelta(hours=2)  # for a rank that is behind (rank 0 reads checkpoints), before all give up
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,8 @@ def join(device: str | None = None, tp: int = 1) -> World:
     """Find the device and the other processes. RecipeError: a device that is not there, a `tp` that does not divide."""
     found = device_of(device)
     if found.type == "cuda":
+        if not os.environ.get("PYTORCH_ALLOC_CONF") and not os.environ.get("PYTORCH_CUDA_ALLOC_CONF"):
+            torch.cuda.memory._set_allocator_settings("expandable_segments:True")  # or memory is lost between sizes
         torch.cuda.set_device(found)
     ours = in_group() and not dist.is_initialized()
     if ours:

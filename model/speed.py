@@ -8,8 +8,9 @@ import time
 import torch
 
 PEAKS = {  # dense bf16 products, FLOP/s, by a part of the device's name; from the makers' data sheets
-    "H200": 989.5e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989.5e12, "A100": 312e12, "A800": 312e12,
-    "L40S": 362e12, "L4": 121e12, "A10G": 125e12, "A10": 125e12, "B200": 2250e12, "RTX 4090": 165e12,
+    "H200 NVL": 835e12, "H200": 989.5e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989.5e12, "A100": 312e12,
+    "A800": 312e12,
+    "L40S": 362e12, "L40": 181e12, "L4": 121e12, "A10G": 125e12, "A10": 125e12, "B200": 2250e12, "RTX 4090": 165e12,
     "RTX 3090": 71e12, "V100": 125e12,
 }  # fmt: skip
 
@@ -53,6 +54,12 @@ def peak_memory(device: torch.device) -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch says that memory was not enough; libraries below it say so in their own words."""
+    said = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(s in str(error) for s in said)
 
 
 def has_cuda() -> bool:

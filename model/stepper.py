@@ -51,14 +51,18 @@ class Stepper:
                               f"{how.micro_batch} rows; set --micro-batch, or curate mix --batch")  # fmt: skip
         self.optimiser: FlatAdamW | ShardedAdamW
         if world.size == 1:
-            self.model = Transformer(shape).to(world.device)
+            with torch.device("meta"):
+                self.model = Transformer(shape)
+            self.model.to_empty(device=world.device)
             initialise(self.model, seed)
             self.optimiser = FlatAdamW(Flat(self.model, how.dtype, self.rank_rows > how.micro_batch), hyper)
+            if world.device.type == "cuda":
+                torch.cuda.empty_cache()  # what held the fp32 model is of the wrong sizes for activations
         else:
             with torch.device("meta"):
                 self.model = Transformer(shape)
             spread(self.model, world, how.dtype, seed)
-            self.optimiser = ShardedAdamW(self.model, hyper, fused=world.device.type == "cuda")
+            self.optimiser = ShardedAdamW(self.model, hyper)
         for layer in self.model.layers:
             layer.recompute = how.recompute
             if how.compile:
@@ -110,23 +114,32 @@ def activation_bytes(shape: Shape, recompute: str) -> int:
     Measured on an H200 (trainer.md): 1.77 MB for the 1b shape without recomputing (here 1.79), 2.87 MB for 7b with
     products kept (here 2.98).
     """
-    kept = {
-        "none": 10 * shape.dim + 3 * shape.ffn_dim, "paper": 6 * shape.dim + 2 * shape.ffn_dim, "full": shape.dim
-    }  # fmt: skip
-    return 2 * shape.n_layers * kept[recompute]
+    whole = 10 * shape.dim + 3 * shape.ffn_dim
+    kept = {"none": whole, "paper": 6 * shape.dim + 2 * shape.ffn_dim, "full": shape.dim}[recompute]
+    return 2 * (shape.n_layers * kept + whole - kept)  # the layer that is computed again is there as a whole
 
 
 def state_bytes(dtype: torch.dtype, several: bool, world: int) -> int:
-    """For each parameter of this rank: weights, Adam's state, gradients and, over micro-batches, their fp32 sums."""
-    if world > 1 or dtype == torch.float32:
-        return 4 + 8 + 4
-    return 4 + 8 + 2 + (4 if several else 0)
+    """For each parameter of this rank: weights, Adam's state and gradients (over micro-batches: their fp32 sums)."""
+    return 4 + 8 + (4 if world > 1 or several or dtype == torch.float32 else 2)
+
+
+def passing_bytes(shape: Shape, world: World) -> int:
+    """What FSDP has of whole layers at a time: two gathered ones in bf16, the gradients of two in bf16, of one in fp32
+    and on its way, and the embeddings and the head in bf16 with their gradients.
+    """
+    if world.size == 1:
+        return 0
+    ends = 2 * shape.vocabulary * shape.dim
+    layer = (shape.parameters - ends) // shape.n_layers
+    return (14 * layer + 4 * ends) // world.tp
 
 
 def fitting_rows(shape: Shape, length: int, world: World, several: bool, dtype: torch.dtype, recompute: str) -> int:
     """Rows of a micro-batch that the memory of a CUDA device has room for, before anything is on it; 0: none."""
     free = torch.cuda.mem_get_info(world.device)[0]
-    room = max(0, int(CUDA_SHARE * (free - shape.parameters * state_bytes(dtype, several, world.size) // world.size)))
+    held = shape.parameters * state_bytes(dtype, several, world.size) // world.size + passing_bytes(shape, world)
+    room = max(0, int(CUDA_SHARE * (free - held)))
     return min(room // (activation_bytes(shape, recompute) * length // world.tp), CUDA_TOKENS // length)
 
 

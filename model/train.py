@@ -32,7 +32,7 @@ from model.optimiser import Hyper
 from model.parallel import World
 from model.plan import load_plan, resume_step, state_of
 from model.run_folder import Log, Settings, claim, compare, resolve, write_facts
-from model.speed import peak, peak_memory
+from model.speed import out_of_memory, peak, peak_memory
 from model.stepper import How, Stepper, StepResult, choose, token_bytes
 from model.watch import Watch, by_source, documents_of, worst_rows
 from tokenizer.encode import Encoder, _piece_bytes, read_model
@@ -73,7 +73,7 @@ def train(settings: Settings, hooks: Hooks | None = None) -> dict[str, Any]:
             world.first(lambda: held.enter_context(_taken(run)))
             return _Training(settings, run, world, note, hooks, asked).run()
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        if not out_of_memory(error):
             raise
         said = str(error).partition(". ")[0]
         raise RecipeError(f"{said}; a smaller --micro-batch, --recompute full or more processes take less") from error
@@ -269,7 +269,7 @@ class _Training:
         total, pending = self.resolved.steps, None
         since = time.monotonic()
         self.shown = (since, self.step)
-        feed = tensors(self.data, self.step, self.world.dp_rank, self.world.dp)
+        feed = tensors(self.data, self.step, self.world.dp_rank, self.world.dp, pin=self.world.device.type == "cuda")
         with contextlib.closing(feed):  # type: ignore[type-var]
             for step, batch in feed if self.step < total else ():
                 made = self._one(step, batch)

@@ -10,9 +10,11 @@ import torch
 
 from model import bench
 from model.bench import Asked, Contender, Setting, _kept, _one_by_one, _policies, _setting
+from model.head_loss import _parts
+from model.optimiser import Hyper
 from model.parallel import World
-from model.shapes import find_shape
-from model.stepper import How, activation_bytes, choose, fitting_rows
+from model.shapes import Shape, find_shape
+from model.stepper import How, Stepper, activation_bytes, choose, fitting_rows
 
 H200 = World(torch.device("cuda", 0))
 CPU = World(torch.device("cpu"))
@@ -69,7 +71,7 @@ def test_a_training_chooses_by_memory(memory: Any) -> None:
 
     assert chosen("1b", 138.6) == (16, "none")  # a divisor of the batch
     assert chosen("7b", 138.6) == (4, "paper")
-    assert chosen("1b", 32)[1] == "full"
+    assert chosen("1b", 32)[1] == "paper" and chosen("1b", 24)[1] == "full"
     assert chosen("7b", 80) == (1, "full")
 
 
@@ -119,14 +121,16 @@ def test_out_of_memory_ends_nobody_elses_turn(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(bench, "_feed", lambda setting, data: (x for x in [torch.zeros(1)] * 9))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(bench, "_gpu_state", lambda device: "busy")
     monkeypatch.setattr(bench, "wait", lambda device: None)
     monkeypatch.setattr(bench, "peak_memory", lambda device: 0)
     monkeypatch.setattr(bench, "peak", lambda device: (1e15, "given"))
     found = []
     for name in ("ours", "compile", "liger"):
         found += _one_by_one(None, [replace(contender(name, 8), make=make)], said.append)  # type: ignore[arg-type]
+    assert {r["gpu_state"] for r in found} == {"busy"}
     assert [(r["name"], r["micro_batch"]) for r in found] == [("ours", 5), ("compile, recompute full", 2)]
-    assert "liger: out of memory with 1 rows, recompute full" in said and said[0].startswith("ours: out of memory")
+    assert "liger: not done with 1 rows, recompute full" in said and said[0].startswith("ours: no room")
 
 
 def test_kept_activations_are_of_all_layers_and_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,3 +145,47 @@ def test_kept_activations_are_of_all_layers_and_rows(monkeypatch: pytest.MonkeyP
     assert some["none"] > some["paper"] > some["full"] > 0
     for policy, size in whole.items():
         assert some[policy] == pytest.approx(size, rel=0.15), policy
+
+
+def test_a_rivals_own_error_loses_nothing_and_ours_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    def broken(setting: Setting) -> Any:
+        raise AttributeError("this version of it\nfits no other")
+
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    assert _one_by_one(None, [replace(contender("liger", 1), make=broken)], said.append) == []  # type: ignore[arg-type]
+    assert said[0] == "liger: this version of it"
+    with pytest.raises(AttributeError):
+        _one_by_one(None, [replace(contender("ours", 1), make=broken)], said.append)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("batch", "rows"), [(3, 7), (7, 3), (4, 4), (1, 5)])
+def test_the_feed_gives_rows_of_any_plan(batch: int, rows: int, tmp_path: Any) -> None:
+    """All of them in order, whatever the plan's batch; then from the start."""
+    data = bench.random_data(tmp_path, 16, batch, 400, steps=20)
+    how = How(torch.float32, rows)
+    feed = bench._feed(Setting(find_shape("debug", 400, 16), 16, how, 1, 1, CPU), data)
+    plan = [row.tolist() for step in range(20) for row in data.batch(step).tokens]
+    found = [row.tolist() for _ in range(2 * len(plan) // rows) for row in next(feed)]
+    assert found == (2 * plan)[: len(found)] and len(found) > len(plan)
+
+
+def test_layers_of_a_flat_model_compile_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More layers than Dynamo recompiles for: one graph for training, one for evaluation, one for the loss."""
+    counted = torch._dynamo.utils.counters
+    real = torch.compile
+    monkeypatch.setattr("model.head_loss._chosen", _parts)  # so that it is again what it was
+    monkeypatch.setattr(torch, "compile", lambda f, **options: real(f, **{**options, "backend": "aot_eager"}))
+    for several in (1, 2):
+        torch._dynamo.reset()
+        counted.clear()
+        how = How(torch.bfloat16, 2, "none", compile=True)
+        shape = Shape("deep", 64, 12, 4, vocabulary=211, length=32)
+        stepper = Stepper(shape, Hyper(), how, CPU, 0, 2 * several)
+        rows = torch.randint(0, 211, (2 * several, 33))
+        for _ in range(2):
+            stepper.step(rows, 1e-3, torch.ones(211, dtype=torch.int32))
+        with torch.no_grad():
+            stepper.losses(rows[:2])
+        assert counted["stats"]["unique_graphs"] == 3 and not counted["recompile_limit"]

@@ -264,19 +264,33 @@ def test_flat_is_the_same_model() -> None:
 
 def test_flat_bf16_sums_in_fp32() -> None:
     """Many micro-batches of small gradients: a sum in bf16 would lose them."""
-    sums = {}
+    found = {}
     for several in (True, False):
         model, rows = made(SMALL), ids(SMALL)
         flat = Flat(model, torch.bfloat16, several)
-        for _ in range(64):
-            loss = model(rows[:, :-1], rows[:, 1:])[0]
-            (loss / 64).backward()
-        sums[several] = flat.sums.float().clone()
-    single = made(SMALL)
-    reference = Flat(single, torch.float32, False)
-    single(rows[:, :-1], rows[:, 1:])[0].backward()
-    error = {k: (v - reference.gradients).norm() / reference.gradients.norm() for k, v in sums.items()}
-    assert error[True] < 0.02 < error[False]
+        for _ in range(64 if several else 1):
+            (model(rows[:, :-1], rows[:, 1:])[0] / 64).backward()
+        found[several] = flat.gradients
+        assert all(p.grad is None for p in model.parameters())  # the buffer is the only place
+    assert found[True].dtype == torch.float32 and found[False].dtype == torch.bfloat16
+    lossy = torch.zeros_like(found[False])
+    for _ in range(64):
+        lossy += found[False]
+    reference = Flat(made(SMALL), torch.float32, False)
+    reference.model(rows[:, :-1], rows[:, 1:])[0].backward()
+    error = [float((x.float() - reference.gradients).norm() / reference.gradients.norm()) for x in (found[True], lossy)]
+    assert error[0] < 0.02 < error[1]
+
+
+def test_flat_bf16_has_the_last_micro_batch_alone() -> None:
+    """One micro-batch a step: what is there is overwritten, not added to, so it need not be cleared."""
+    model, rows = made(SMALL), ids(SMALL)
+    flat = Flat(model, torch.bfloat16, False)
+    model(rows[:, :-1], rows[:, 1:])[0].backward()
+    once = flat.gradients.clone()
+    flat.clear()
+    model(rows[:, :-1], rows[:, 1:])[0].backward()
+    assert torch.equal(flat.gradients, once) and once.any()
 
 
 # ---- mistakes --------------------------------------------------------------------------------------------------------
