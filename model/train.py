@@ -128,6 +128,7 @@ class _Pending:
     rows: torch.Tensor
     scalars: torch.Tensor
     event: Any
+    seconds: float = 0.0  # of training when it was done
 
 
 class _Training:
@@ -267,30 +268,29 @@ class _Training:
 
     def _steps(self) -> None:
         total, pending = self.resolved.steps, None
-        since = time.monotonic()
-        self.shown = (since, self.step)
+        self.since, self.shown = time.monotonic(), (self.seconds, self.step)
         feed = tensors(self.data, self.step, self.world.dp_rank, self.world.dp, pin=self.world.device.type == "cuda")
         with contextlib.closing(feed):  # type: ignore[type-var]
             for step, batch in feed if self.step < total else ():
                 made = self._one(step, batch)
                 if pending is not None:
                     self._look(pending)
-                pending = made
-                now = time.monotonic()
-                self.seconds, since, self.step = self.seconds + now - since, now, step + 1
+                pending, self.step = made, step + 1
+                pending.seconds = self._counted()
                 if self._due(PROBE_EVERY):
                     self._probe()
                 stop = self._why_stop()
                 if self._due(self.settings.eval_every or -(-total // 10)) or self.step == total:
-                    self._look(pending)
+                    self._settle(pending)
                     pending = None
                     self._evaluate()
                 if stop or self.step == total or self._due(self.settings.save_every or min(1000, -(-total // 10))):
                     if pending is not None:
-                        self._look(pending)
+                        self._settle(pending)
                         pending = None
                     self._save()
-                since = time.monotonic()  # evaluation and saving do not count as training
+                if pending is None:
+                    self.since = time.monotonic()  # evaluation and saving do not count as training
                 if stop and self.step < total:
                     self.saver.wait()
                     again = "run the same command" + (" without --resume" if self.settings.resume is not None else "")
@@ -298,6 +298,19 @@ class _Training:
                 if self.step == total:
                     break
         self.saver.wait()
+
+    def _counted(self) -> float:
+        """Seconds of training until now."""
+        now = time.monotonic()
+        self.seconds, self.since = self.seconds + now - self.since, now
+        return self.seconds
+
+    def _settle(self, pending: _Pending) -> None:
+        """Wait for a step, and look at it."""
+        if pending.event is not None:
+            pending.event.synchronize()
+        pending.seconds = self._counted()
+        self._look(pending)
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0
@@ -326,13 +339,13 @@ class _Training:
         order, r = self.data.order, self.resolved
         loss = float(nll.sum()) / (order.batch * order.length)
         step = pending.step
-        now = time.monotonic()
-        rate = (step + 1 - self.shown[1]) * order.batch * order.length / max(1e-9, now - self.shown[0])
+        taken = max(1e-9, pending.seconds - self.shown[0])
+        rate = (step + 1 - self.shown[1]) * order.batch * order.length / taken
         best = peak(self.world.device)[0] * self.world.size
         sources = by_source(order.sources, order.batch_places(step).source, nll, size, order.length)
         line = {
             "kind": "step", "step": step, "loss": loss, "lr": pending.lr, "grad_norm": norm, "skipped": not ok,
-            "tokens": (step + 1) * order.batch * order.length, "seconds": round(self.seconds, 3),
+            "tokens": (step + 1) * order.batch * order.length, "seconds": round(pending.seconds, 6),
             "tok_s": round(rate, 1),
             "mfu_a": rate * r.shape.flops_a(order.length) / best, "mfu_b": rate * r.shape.flops_b(order.length) / best,
             "sources": sources,
@@ -371,7 +384,7 @@ class _Training:
             f"grad norm {line['grad_norm']:.2f}  {line['tok_s']:,.0f} tok/s  MFU {100 * line['mfu_a']:.1f} % (exact "
             f"{100 * line['mfu_b']:.1f} %)  ETA {_time(left)}"
         )
-        self.shown = (time.monotonic(), line["step"] + 1)
+        self.shown = (line["seconds"], line["step"] + 1)
         self.hooks.report({k: line[k] for k in ("step", "loss", "lr", "grad_norm", "tok_s", "mfu_a", "tokens")})
 
     def _evaluate(self) -> None:

@@ -87,6 +87,22 @@ def test_it_learns_and_says_what_happens(whole: Path, corpus: Corpus) -> None:
     assert json.loads((whole / "run.json").read_text())["parameters"] == _parameters()
 
 
+def test_speed_is_that_of_training_alone(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluation takes half a second, which is neither in the seconds nor in the rate; both say the same."""
+    import model.train
+
+    real = model.train.held_out
+    monkeypatch.setattr(model.train, "held_out", lambda *given: (time.sleep(0.5), real(*given))[1])
+    started = time.monotonic()
+    go(tiny_settings(corpus, tmp_path / "run", eval_every=2, log_every=4))
+    steps = records(tmp_path / "run", "step")
+    assert steps[-1]["seconds"] < time.monotonic() - started - 6 * 0.5
+    for at in range(12):
+        first = at // 4 * 4  # what was shown last
+        taken = steps[at]["seconds"] - (steps[first - 1]["seconds"] if first else 0.0)
+        assert steps[at]["tok_s"] == pytest.approx((at + 1 - first) * BATCH * LENGTH / taken, rel=0.02, abs=1)
+
+
 def _parameters() -> int:
     from model.shapes import Shape
     from tests.model.tiny import SHAPE
