@@ -81,6 +81,9 @@ class Setting:
 
 def bench_train(asked: Asked, say: Say) -> dict[str, Any]:
     """Measure; {machine, versions, model, rows: [{name, tok_s, mfu_a, mfu_b, memory, ...}], parity, ratio}."""
+    for name, least in (("length", 1), ("micro_batch", 1), ("steps", 1), ("warmup", 0)):
+        if (given := getattr(asked, name)) is not None and given < least:
+            raise RecipeError(f"--{name.replace('_', '-')} {given}: must be at least {least}")
     world = parallel.join(asked.device)
     if world.size > 1:
         raise RecipeError("bench train measures one process; start it without torchrun")

@@ -311,6 +311,7 @@ class Saver:
         part.mkdir(exist_ok=True)
         name = f"rank-{self.world.rank:05d}.safetensors"
         save_file(copies, part / name)
+        readable(part / name)
         _sync(part / name)
         _compare(part / name, copies)
         size, digest = file_digest(part / name)
@@ -382,6 +383,11 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
     else:
         shutil.rmtree(path)
+
+
+def readable(path: Path) -> None:
+    """Give a file the rights of its folder: safetensors writes for its owner alone, whatever the umask says."""
+    path.chmod(path.parent.stat().st_mode & 0o666)
 
 
 def _sync(path: Path) -> None:

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from curate.errors import RecipeError, StageError, StoreError
 from curate.store import disk_errors, sync_folder
-from model.checkpoint import TOKENIZER, Checkpoint, find, load_weights, model_of
+from model.checkpoint import TOKENIZER, Checkpoint, find, load_weights, model_of, readable
 from model.llama import Transformer
 from model.shapes import Shape
 from tokenizer.encode import Encoder, read_model
@@ -186,11 +186,13 @@ def _write_weights(tensors: Iterator[tuple[str, Tensor]], folder: Path) -> None:
         size, total = size + tensor.nbytes, total + tensor.nbytes
     if len(shards) == 1:
         save_file(shards[0], folder / "model.safetensors", {"format": "pt"})
+        readable(folder / "model.safetensors")
         return
     placed: dict[str, str] = {}
     for i, shard in enumerate(shards):
         file = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
         save_file(shard, folder / file, {"format": "pt"})
+        readable(folder / file)
         placed |= dict.fromkeys(shard, file)
     index = {"metadata": {"total_size": total}, "weight_map": placed}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")

@@ -85,6 +85,8 @@ def train(settings: Settings, hooks: Hooks | None = None) -> dict[str, Any]:
 def _taken(run: Path) -> Iterator[None]:
     """The folder of a run, made where it is not there, locked. StoreError: it cannot be, or another has it."""
     with disk_errors(run):
+        if (run / "corpus.json").exists():
+            raise RecipeError(f"--out {run}: is a corpus; a run has a folder of its own, such as {run}/runs/one")
         run.mkdir(parents=True, exist_ok=True)
     with locked(run, "train"):
         yield

@@ -278,3 +278,10 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="neither a checkpoint nor a run"):
         find(tmp_path)
     assert newest(tmp_path, print) is None and steps(tmp_path) == []
+
+
+def test_files_have_the_rights_of_their_folder(tmp_path: Path) -> None:
+    """safetensors would write them for the owner alone; others of a cluster read them, too."""
+    save(tmp_path / "run", 1)
+    folder = folder_of(tmp_path / "run", 1)
+    assert {p.stat().st_mode & 0o666 for p in folder.iterdir()} == {folder.stat().st_mode & 0o666}

@@ -19,6 +19,7 @@ from curate.cli import main
 from curate.errors import CurateError, RecipeError, StoreError
 from curate.store import Corpus, to_json
 from model import checkpoint
+from model.bench import Asked, bench_train
 from model.checkpoint import _seal
 from model.data import open_data
 from model.generate import draw, load
@@ -329,3 +330,15 @@ def test_nothing_unpickles_or_evaluates(path: Path) -> None:
             called = ast.unparse(node.func)
             assert called not in ("eval", "exec", "torch.load", "torch.jit.load", "__import__"), f"{path}:{node.lineno}"
             assert not any(k.arg in ("allow_pickle", "trust_remote_code") for k in node.keywords), path
+
+
+def test_a_run_in_the_place_of_a_corpus_is_refused(corpus: Corpus) -> None:
+    with pytest.raises(RecipeError, match="is a corpus"):
+        go(tiny_settings(corpus, corpus.root))
+    assert not (corpus.root / "run.json").exists()
+
+
+@pytest.mark.parametrize("asked", [{"steps": 0}, {"micro_batch": 0}, {"warmup": -1}, {"length": 0}])
+def test_a_benchmark_of_nothing_is_refused(asked: dict[str, int]) -> None:
+    with pytest.raises(RecipeError, match="must be at least"):
+        bench_train(Asked(**asked), print)  # type: ignore[arg-type]
