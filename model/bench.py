@@ -95,11 +95,11 @@ def bench_train(asked: Asked, say: Say) -> dict[str, Any]:
     shape = find_shape(asked.model or ("1b" if cuda else "debug"), vocabulary, length)
     settings = {p: _setting(asked, shape, length, world, p) for p in _policies(asked, shape, length, world)}
     setting = next(iter(settings.values()))
-    contenders = [Contender(f"ours, recompute {p}", s, _ours) for p, s in settings.items()]
+    contenders = [Contender(f"ours, recompute {p}", s, _ours, s.how.micro_batch) for p, s in settings.items()]
     most = max(s.how.micro_batch for s in settings.values())
     for name in _rivals(asked.rivals):
         how = replace(setting.how, micro_batch=most, recompute=asked.recompute if asked.recompute == "full" else "none")
-        contenders.append(Contender(name, replace(setting, how=how), functools.partial(_theirs, name=name)))
+        contenders.append(Contender(name, replace(setting, how=how), functools.partial(_theirs, name=name), most))
     with tempfile.TemporaryDirectory(prefix="curate-bench-") as folder:
         data = data or random_data(Path(folder), length, most, vocabulary)
         found = {**_facts(setting), "parity": parity(setting, data), "activations": _kept(settings)}
@@ -189,6 +189,7 @@ class Contender:
     name: str
     setting: Setting
     make: Callable[[Setting], Step]
+    rows: int  # that it begins with
 
     @property
     def ours(self) -> bool:
@@ -199,7 +200,7 @@ class Contender:
         """What to try where memory was not enough; None: nothing is left.
 
         Ours loses an eighth of its rows. A rival has half of them as long as products are at full speed, then it
-        recomputes its layers with as many as before it had to halve, then half again.
+        recomputes its layers with as many as it began with, then half again.
         """
         how, rows = self.setting.how, self.setting.how.micro_batch
         if self.ours or how.recompute == "full":
@@ -207,7 +208,7 @@ class Contender:
         elif rows // 2 * self.setting.length >= FULL_SPEED:
             how = replace(how, micro_batch=rows // 2)
         else:
-            how = replace(how, micro_batch=2 * rows, recompute="full")
+            how = replace(how, micro_batch=self.rows, recompute="full")
         return replace(self, setting=replace(self.setting, how=how)) if how.micro_batch else None
 
 

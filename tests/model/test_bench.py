@@ -78,7 +78,7 @@ def test_a_training_chooses_by_memory(memory: Any) -> None:
 def contender(name: str, rows: int, recompute: str = "none") -> Contender:
     how = How(torch.bfloat16, rows, recompute)
     setting = Setting(find_shape("1b", 32_000, 2048), 2048, how, 1, 1, H200)
-    return Contender(name, setting, lambda setting: lambda tokens: None)
+    return Contender(name, setting, lambda setting: lambda tokens: None, rows)
 
 
 def tries(first: Contender) -> list[tuple[int, str]]:
@@ -91,8 +91,9 @@ def tries(first: Contender) -> list[tuple[int, str]]:
 
 def test_what_is_tried_where_memory_is_not_enough() -> None:
     assert tries(contender("ours, recompute paper", 3, "paper")) == [(2, "paper"), (1, "paper")]
-    full = [(12, "full"), (6, "full"), (3, "full"), (1, "full")]
+    full = [(24, "full"), (12, "full"), (6, "full"), (3, "full"), (1, "full")]
     assert tries(contender("liger", 24)) == [(12, "none"), (6, "none"), *full]
+    assert tries(contender("liger", 3)) == [(3, "full"), (1, "full")]  # never more rows than it was given
     assert tries(contender("compile", 8)) == [(4, "none"), (8, "full"), (4, "full"), (2, "full"), (1, "full")]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -197,6 +198,21 @@ def test_what_a_killed_export_left_is_removed(run: Path, corpus: Corpus, tmp_pat
         export(run, out, sample_texts(corpus.root)[:4])
     left = sorted(p.name for p in tmp_path.iterdir())
     assert left == sorted([".ab.0123abcd", f".{out.name}.4567abcd", f".{out.name}.mine", out.name])
+
+
+def test_export_where_folders_cannot_be_locked(
+    run: Path, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on NFS: it is made all the same, and nothing is removed that may be somebody's."""
+    pytest.importorskip("transformers")
+
+    def refuse(handle: int, how: int) -> None:
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    (tmp_path / ".out.0123abcd").mkdir()
+    monkeypatch.setattr("model.export_hf.fcntl.flock", refuse)
+    export(run, tmp_path / "out", sample_texts(corpus.root)[:4])
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".out.0123abcd", "out"]
 
 
 def test_halves() -> None:
