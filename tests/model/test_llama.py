@@ -167,6 +167,29 @@ def test_both_forms_of_the_loss_in_bf16(size: float) -> None:
         assert (gradient.double() - exact.grad).abs().max() < 2**-8
 
 
+def test_the_scale_of_the_loss_is_not_rounded_to_bf16() -> None:
+    """1 / 3 has no bf16: it would be off by 0.1 % for all layers below."""
+    h, w, targets = torch.randn(1, 9, 64).bfloat16(), torch.randn(211, 64).bfloat16(), torch.randint(0, 211, (1, 9))
+    found = {}
+    for scale in (1.0, 1 / 3):
+        x = h.clone().requires_grad_()
+        (head_loss(x, w, targets)[0] * scale).backward()
+        assert x.grad is not None
+        found[scale] = x.grad.float()
+    assert torch.equal(found[1 / 3], (found[1.0] * torch.tensor(1 / 3)).bfloat16().float())
+
+
+def test_evaluation_makes_no_gradient_of_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    monkeypatch.setattr("model.head_loss._add_product", lambda *given: made.append(1))
+    h, w = torch.randn(1, 9, 64), torch.randn(211, 64, requires_grad=True)
+    with torch.no_grad():
+        head_loss(h, w, torch.randint(0, 211, (1, 9)))
+    assert not made
+    head_loss(h, w, torch.randint(0, 211, (1, 9)))
+    assert made
+
+
 def test_head_loss_holds_no_logits_of_all() -> None:
     n, v = 4096, 2000
     h, w = torch.randn(1, n, 16, requires_grad=True), torch.randn(v, 16, requires_grad=True)
